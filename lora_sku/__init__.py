@@ -1,0 +1,1 @@
+"""Selective knowledge negation unlearning with LoRA on a quantized base."""

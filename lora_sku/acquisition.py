@@ -1,0 +1,250 @@
+"""Stage 1: train the LoRA adapter to hold the harmful knowledge, and nothing else.
+
+Source: Liu et al. 2024 (arXiv 2402.10058), section 3.2. Each optimizer step draws prompts of the
+forget set, k random answers for each, and as many prompts of the retain set.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from transformers import get_scheduler
+
+from lora_sku.checkpoints import CheckpointStore
+from lora_sku.data import Encoder, Row, StepSampler
+from lora_sku.errors import TrainingError
+from lora_sku.memory import memory_in_use_gib
+from lora_sku.model import AdaptedModel
+from lora_sku.recipe import LossesSection, TrainingSection
+from lora_sku.step import StepGradients, StepLosses
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """What one optimizer step was; a line of metrics.jsonl.
+
+    Attributes:
+        step: 1 for the first.
+        guided_distortion: L_GD, nats per token; None for a term that weighs 0.
+        random_disassociation: L_RD, nats per token.
+        preservation_divergence: KL(theta_o || theta_t) on the retain rows, nats per token.
+        loss: The weighted sum that was minimised.
+        grad_norm: Before clipping.
+        learning_rate: Of this step.
+        answer_tokens: Supervised tokens of all three terms.
+        seconds: Wall time.
+        memory_gib: In use after the step: allocated on CUDA, resident on CPU.
+    """
+
+    step: int
+    guided_distortion: float | None
+    random_disassociation: float | None
+    preservation_divergence: float | None
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    answer_tokens: int
+    seconds: float
+    memory_gib: float
+
+
+OnStep = Callable[[StepRecord], None]
+
+
+class Acquisition:
+    """The training loop over a model whose active adapter is trainable.
+
+    Args:
+        model: The base with a fresh adapter.
+        encoder: Tokenizes the pairs.
+        forget: The train split of the forget set.
+        retain: The train split of the retain set.
+        losses: Weights and settings of the three terms.
+        training: The loop's settings.
+        checkpoints: Where the state is kept.
+        tracker_folder: Where accelerate's trackers write, if any is asked for.
+    """
+
+    def __init__(
+        self,
+        model: AdaptedModel,
+        encoder: Encoder,
+        forget: Sequence[Row],
+        retain: Sequence[Row],
+        losses: LossesSection,
+        training: TrainingSection,
+        checkpoints: CheckpointStore,
+        tracker_folder: Path,
+    ) -> None:
+        self._model = model
+        self._training = training
+        self._checkpoints = checkpoints
+        self._accelerator = _accelerator(model.base.device, training, tracker_folder)
+        random = losses.random_disassociation
+        self._sampler = StepSampler(
+            forget,
+            retain,
+            prompts_per_step=training.per_device_train_batch_size
+            * training.gradient_accumulation_steps,
+            responses=random.responses if random.weight > 0 else 0,
+            seed=training.seed,
+        )
+        self._gradients = StepGradients(
+            model,
+            encoder,
+            losses,
+            micro_batch_prompts=training.per_device_train_batch_size,
+            backward=self._accelerator.backward,
+        )
+        self._parameters = model.trained_parameters()
+        self._optimizer = _optimizer(list(self._parameters.values()), training, model.base.device)
+        self._learning_rate_at = _learning_rate_schedule(self._optimizer, training)
+        # A nat worse than guessing every token with the same probability is no language model.
+        self._collapse_nats = math.log(len(model.base.head.weight_VD)) + 1.0
+
+    def restore(self) -> int:
+        """Put the newest checkpoint back; returns its step, 0 if there is none.
+
+        Raises:
+            TrainingError: if the checkpoint belongs to another run.
+        """
+        return self._checkpoints.restore(self._parameters, self._optimizer)
+
+    def run(self, on_step: OnStep, *, start: int = 0) -> None:
+        """Train from after step ``start`` up to ``training.max_steps``.
+
+        Raises:
+            TrainingError: if a loss is not finite or the model collapsed; the newest checkpoint is
+                kept.
+        """
+        with self._training_mode():
+            for step in range(start + 1, self._training.max_steps + 1):
+                record = self._step(step)
+                on_step(record)
+                values = {k: v for k, v in asdict(record).items() if v is not None}
+                self._accelerator.log(values, step=step)
+                if step % self._training.save_steps == 0 or step == self._training.max_steps:
+                    self._checkpoints.save(step, self._parameters, self._optimizer)
+        self._accelerator.end_training()
+
+    @contextmanager
+    def _training_mode(self) -> Iterator[None]:
+        model, base = self._model.peft_model, self._model.base.model
+        model.train()
+        if self._training.gradient_checkpointing:
+            base.activation_checkpointing_enable({"use_reentrant": False})
+        try:
+            yield
+        finally:
+            base.activation_checkpointing_disable()
+            model.eval()
+
+    def _step(self, step: int) -> StepRecord:
+        began = time.perf_counter()
+        learning_rate = self._learning_rate_at(step)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = self._gradients.accumulate(self._sampler.draw(step - 1))
+        self._refuse_collapse(step, losses)
+        norm = self._accelerator.clip_grad_norm_(
+            list(self._parameters.values()), self._training.max_grad_norm
+        )
+        self._refuse_non_finite(step, "gradient", float(norm))
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        return StepRecord(
+            step=step,
+            **asdict(losses),
+            grad_norm=float(norm),
+            learning_rate=learning_rate,
+            seconds=time.perf_counter() - began,
+            memory_gib=memory_in_use_gib(self._model.base.device),
+        )
+
+    def _refuse_collapse(self, step: int, losses: StepLosses) -> None:
+        for name, value in losses.terms().items():
+            self._refuse_non_finite(step, name, value)
+            if value > self._collapse_nats:
+                raise TrainingError(
+                    f"{name} is {value:.1f} nats per token, worse than guessing every token with"
+                    " the same probability: the model has collapsed",
+                    where=f"step {step}",
+                    remedy=self._remedy(),
+                )
+
+    def _refuse_non_finite(self, step: int, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{name} became {value}", where=f"step {step}", remedy=self._remedy()
+            )
+
+    def _remedy(self) -> str:
+        newest = self._checkpoints.newest()
+        kept = f" The state before it is kept in {newest}." if newest else ""
+        return f"Lower training.learning_rate or the weights in losses, and start again.{kept}"
+
+
+def _accelerator(
+    device: torch.device, training: TrainingSection, tracker_folder: Path
+) -> Accelerator:
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="no",  # the base computes in its own dtype, the adapter in fp32
+        log_with=list(training.report_to) or None,
+        project_dir=str(tracker_folder),
+    )
+    if accelerator.num_processes > 1:
+        raise TrainingError(
+            f"{accelerator.num_processes} processes were launched, but lora-sku trains on one"
+            " device",
+            remedy="Start it without a distributed launcher.",
+        )
+    if training.report_to:
+        accelerator.init_trackers("lora-sku")
+    return accelerator
+
+
+def _optimizer(
+    parameters: list[torch.nn.Parameter], training: TrainingSection, device: torch.device
+) -> torch.optim.Optimizer:
+    name = training.optim
+    if name == "auto":
+        name = "adamw_torch" if device.type == "cpu" else "paged_adamw_8bit"
+    if name == "adamw_torch":
+        return torch.optim.AdamW(
+            parameters, lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+    if device.type == "cpu":
+        raise TrainingError(
+            f"{name} needs a CUDA device: on a CPU it is slower and saves nothing that matters",
+            where="training.optim",
+            remedy="Set training.optim: auto.",
+        )
+    import bitsandbytes as bnb
+
+    chosen = bnb.optim.PagedAdamW8bit if name == "paged_adamw_8bit" else bnb.optim.AdamW8bit
+    optimizer: torch.optim.Optimizer = chosen(
+        parameters, lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    return optimizer
+
+
+def _learning_rate_schedule(
+    optimizer: torch.optim.Optimizer, training: TrainingSection
+) -> Callable[[int], float]:
+    """The learning rate of step 1, 2, ... as a pure function, so that resuming needs no state."""
+    scheduler = get_scheduler(
+        training.lr_scheduler_type,
+        optimizer,
+        num_warmup_steps=training.warmup_steps,
+        num_training_steps=training.max_steps,
+    )
+    factor = scheduler.lr_lambdas[0]
+    # transformers counts from 0, where a warm-up's factor is 0: with one, step 1 takes factor(1).
+    offset = 0 if training.warmup_steps else 1
+    return lambda step: training.learning_rate * float(factor(step - offset))

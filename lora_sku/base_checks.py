@@ -1,0 +1,100 @@
+"""Cures and refusals for a freshly loaded base: what today's libraries get wrong in silence."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from lora_sku.errors import ModelError
+from lora_sku.losses import Head
+
+
+def without_dropout(config: PretrainedConfig) -> dict[str, float]:
+    """Every dropout rate of ``config`` that is not 0, as overrides to 0.
+
+    theta_o's pass and the trained pass run in the same (training) mode, because int8 layers compute
+    differently in the other one; any dropout would make theta_o noisy.
+    """
+    rates = config.to_dict()
+    return {
+        key: 0.0
+        for key, value in rates.items()
+        if ("drop" in key) and isinstance(value, float) and value > 0
+    }
+
+
+def forbid_cpu_repacking(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights at the first evaluation on an AVX512 CPU.
+
+    The repacked layers have no gradient and cannot be dequantized any more, so training after an
+    evaluation would go wrong without a word.
+    """
+    import bitsandbytes as bnb
+
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def refuse_unsound_base(model: PreTrainedModel, name: str, *, quantized: bool) -> None:
+    """Refuse a base whose weights are not all here, or partly escaped the quantization.
+
+    Raises:
+        ModelError: for offloaded or meta tensors, and for fused mixture-of-experts weights.
+    """
+    for key, parameter in model.named_parameters():
+        if parameter.device.type == "meta":
+            raise ModelError(
+                f"the weight {key} is offloaded or was never loaded",
+                where=name,
+                remedy="The whole base must fit on one device: choose base_model.quantization: nf4"
+                " or a smaller model.",
+            )
+        if quantized and parameter.ndim == 3 and parameter.is_floating_point():
+            raise ModelError(
+                f"the weight {key} holds fused mixture-of-experts matrices, which bitsandbytes"
+                " leaves unquantized and LoRA does not reach",
+                where=name,
+                remedy="Choose a dense model.",
+            )
+
+
+def output_head(model: PreTrainedModel, name: str) -> Head:
+    """The base's output projection, proved equal to the model's own logits on a short probe.
+
+    Raises:
+        ModelError: if the architecture computes its logits in a way that `Head` does not know.
+    """
+    projection = model.get_output_embeddings()
+    if not isinstance(projection, nn.Linear):
+        raise ModelError(
+            "the model has no linear output projection", where=name, remedy="Choose another model."
+        )
+    settings: dict[str, Any] = model.config.to_dict()
+    scale = float(settings.get("logit_scale") or 1.0) / float(settings.get("logits_scaling") or 1.0)
+    head = Head(
+        weight_VD=projection.weight,
+        bias_V=projection.bias,
+        scale=scale,
+        softcap=settings.get("final_logit_softcapping"),
+    )
+    _prove_head(model, head, name)
+    return head
+
+
+@torch.no_grad()
+def _prove_head(model: PreTrainedModel, head: Head, name: str) -> None:
+    vocabulary = len(head.weight_VD)
+    probe_BT = torch.arange(8, device=head.weight_VD.device)[None] * (vocabulary // 8)
+    expected_TV = model(input_ids=probe_BT, use_cache=False).logits[0].float()
+    hidden_TD = model.get_decoder()(input_ids=probe_BT, use_cache=False).last_hidden_state[0]
+    actual_TV = head.logits(hidden_TD)
+    scale = expected_TV.abs().max()
+    if expected_TV.shape != actual_TV.shape or (expected_TV - actual_TV).abs().max() > 0.02 * scale:
+        raise ModelError(
+            f"the architecture {type(model).__name__} computes its logits in a way that lora-sku"
+            " does not know",
+            where=name,
+            remedy="Choose another model, or report its name.",
+        )

@@ -1,0 +1,234 @@
+"""The command line: turns words into calls, and a `UserError` into a message and exit code 2.
+
+The rooms behind a command are imported inside it, so that `--help` and a mistyped recipe answer at
+once instead of after the seconds that torch takes to load.
+"""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lora_sku.errors import UserError
+
+
+class _Group(click.Group):
+    """Shows a `UserError` as one paragraph, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(2)
+
+
+@click.group(cls=_Group)
+@click.version_option(package_name="lora-sku")
+def main() -> None:
+    """Make a language model forget harmful knowledge on one consumer GPU."""
+
+
+def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    command = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Override a recipe's value; repeatable.",
+    )(command)
+    return click.argument("recipe_name", metavar="RECIPE")(command)
+
+
+def _run_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--overwrite", is_flag=True, help="Replace a run that is already there."),
+        click.option("--resume", is_flag=True, help="Go on with an interrupted run."),
+        click.option("--output", type=click.Path(path_type=Path), help="Run directory."),
+    ):
+        command = option(command)
+    return command
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+@main.command()
+@_recipe_options
+@_run_options
+@_json_option
+def run(
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Acquire, negate and evaluate: the whole path of RECIPE, a file or a shipped name."""
+    from lora_sku.recipe_file import load_recipe
+
+    recipe = load_recipe(recipe_name, overrides)
+    _quiet_libraries()
+    from lora_sku import pipeline
+    from lora_sku.console import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        result = pipeline.run(
+            recipe, output=output, resume=resume, overwrite=overwrite, progress=progress
+        )
+    if as_json:
+        summary = result.evaluation.as_dict() | {
+            "folder": str(result.folder),
+            "adapter": str(result.adapter),
+            "memory": {name: peak.as_dict() for name, peak in result.memory.items()},
+        }
+        click.echo(json.dumps(summary, indent=2))
+        return
+    _print_evaluation(result.evaluation)
+    peak = max(result.memory.items(), key=lambda item: item[1].working_gib)
+    click.echo(f"Peak memory {peak[1].working_gib:.2f} GiB ({peak[0]}).")
+    click.echo(f"Negated adapter: {result.adapter}")
+
+
+@main.command()
+@_recipe_options
+@_run_options
+def acquire(
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    output: Path | None,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Stage 1 alone: train RECIPE's harmful adapter and keep it, marked DO-NOT-SHIP."""
+    from lora_sku.recipe_file import load_recipe
+
+    recipe = load_recipe(recipe_name, overrides)
+    _quiet_libraries()
+    from lora_sku import pipeline
+    from lora_sku.console import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        adapter = pipeline.acquire(
+            recipe, output=output, resume=resume, overwrite=overwrite, progress=progress
+        )
+    click.echo(f"Harmful adapter: {adapter}")
+    click.echo(f"Next: lora-sku negate {adapter}")
+
+
+@main.command()
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option("--strength", type=float, default=1.0, show_default=True)
+@click.option(
+    "--output", type=click.Path(path_type=Path), help="Folder to write [default: ADAPTER-negated]."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
+def negate(adapter: Path, strength: float, output: Path | None, overwrite: bool) -> None:
+    """Stage 2 alone: write the negation of ADAPTER as an ordinary PEFT adapter, and verify it."""
+    _quiet_libraries()
+    from lora_sku.negation import negate as negate_adapter
+
+    target = output or adapter.with_name(f"{adapter.resolve().name}-negated")
+    written = negate_adapter(adapter, target, strength=strength, overwrite=overwrite)
+    click.echo(f"Negated adapter: {written}")
+
+
+@main.command()
+@_recipe_options
+@click.argument("adapter", type=click.Path(path_type=Path))
+@_json_option
+def evaluate(recipe_name: str, overrides: tuple[str, ...], adapter: Path, as_json: bool) -> None:
+    """Score ADAPTER beside RECIPE's base on RECIPE's data."""
+    from lora_sku.recipe_file import load_recipe
+
+    recipe = load_recipe(recipe_name, overrides)
+    _quiet_libraries()
+    from lora_sku import pipeline
+    from lora_sku.console import ConsoleProgress
+
+    with ConsoleProgress() as progress:
+        evaluation = pipeline.evaluate(recipe, adapter, progress=progress)
+    if as_json:
+        click.echo(json.dumps(evaluation.as_dict(), indent=2))
+    else:
+        _print_evaluation(evaluation)
+
+
+@main.command()
+@_recipe_options
+@_json_option
+def validate(recipe_name: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check RECIPE and describe its data; no weights are loaded."""
+    from lora_sku.recipe_file import load_recipe
+
+    recipe = load_recipe(recipe_name, overrides)
+    _quiet_libraries()
+    from lora_sku import pipeline
+    from lora_sku.errors import SourceUnreachableError
+
+    try:
+        audit = pipeline.validate(recipe)
+    except SourceUnreachableError as error:
+        # The recipe itself is sound; what the hub holds cannot be looked at from here.
+        if as_json:
+            click.echo(json.dumps({"recipe": "valid", "data": None, "not_checked": str(error)}))
+        else:
+            click.echo(f"The recipe is valid. Its data was not checked: {error}")
+        return
+    if as_json:
+        click.echo(json.dumps({"recipe": "valid", "data": audit.to_dict()}, indent=2))
+    else:
+        click.echo("The recipe is valid.\n")
+        click.echo(audit.render())
+
+
+@main.command()
+@_json_option
+def recipes(as_json: bool) -> None:
+    """List the shipped recipes."""
+    from lora_sku.recipe_file import load_recipe, shipped_recipes
+
+    loaded = {name: load_recipe(path) for name, path in shipped_recipes().items()}
+    facts = {
+        name: {
+            "model": recipe.base_model.path,
+            "quantization": recipe.base_model.quantization,
+            "forget": recipe.data.forget.path,
+            "retain": recipe.data.retain.path,
+        }
+        for name, recipe in loaded.items()
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, fact in facts.items():
+        click.echo(f"{name}\n  model   {fact['model']}, {fact['quantization']}")
+        click.echo(f"  forget  {fact['forget']}\n  retain  {fact['retain']}")
+
+
+def _print_evaluation(evaluation: Any) -> None:
+    from lora_sku.console import print_table
+    from lora_sku.model_card import table_rows
+
+    print_table("Base beside unlearned", ("", "base", "unlearned"), list(table_rows(evaluation)))
+
+
+def _quiet_libraries() -> None:
+    """Silence other libraries' progress bars and advice; their errors still come through.
+
+    The hub's download bars stay: a person wants to see those.
+    """
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()

@@ -1,0 +1,117 @@
+"""What a run shows: live progress on a terminal, plain lines when piped, always on stderr."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from lora_sku.acquisition import StepRecord
+
+_PLAIN_SECONDS = 10.0
+
+
+class ConsoleProgress:
+    """Watches a run; a `pipeline.Progress`. Use as a context manager."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._live = self._console.is_terminal
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._began = 0.0
+        self._first_step = 0
+        self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._bars.stop()
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        self._began, self._first_step = time.monotonic(), 0
+        self._console.print(f"[bold]{name}[/bold]" if self._live else f"== {name}")
+
+    def step(self, record: StepRecord, max_steps: int) -> None:
+        """An optimizer step is done: the three losses, memory, time left."""
+        facts = (
+            f"GD {_nats(record.guided_distortion)}  RD {_nats(record.random_disassociation)}"
+            f"  PD {_nats(record.preservation_divergence)}  {record.memory_gib:.2f} GiB"
+        )
+        if self._live:
+            self._advance("acquire", record.step, max_steps, facts)
+            return
+        self._first_step = self._first_step or record.step
+        if record.step in (self._first_step, max_steps) or self._is_time():
+            done = record.step - self._first_step + 1
+            left = (time.monotonic() - self._began) / done * (max_steps - record.step)
+            self._console.print(
+                f"step {record.step}/{max_steps}  {facts}  {_minutes(left)} left", soft_wrap=True
+            )
+
+    def evaluated(self, what: str, done: int, total: int) -> None:
+        """A part of the evaluation is done."""
+        if self._live:
+            self._advance(what, done, total, "")
+        elif done == total:
+            self._console.print(f"{what}: {done}/{total}", soft_wrap=True)
+
+    def _advance(self, name: str, done: int, total: int, facts: str) -> None:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=total, facts=facts)
+        self._bars.update(self._tasks[name], completed=done, facts=facts)
+
+    def _is_time(self) -> bool:
+        now = time.monotonic()
+        if now - self._last_line < _PLAIN_SECONDS:
+            return False
+        self._last_line = now
+        return True
+
+
+def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """A table on stdout: the first column text, the others figures."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    if not sys.stdout.isatty():
+        console.width = 110
+    console.print(table)
+
+
+def _nats(value: float | None) -> str:
+    return "off" if value is None else f"{value:.3f}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

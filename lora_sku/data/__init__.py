@@ -1,0 +1,35 @@
+"""The forget and retain sets: read, check, split by prompt, tokenize, batch, sample."""
+
+from lora_sku.data.audit import DataAudit, SideAudit, TokenCounts, audit
+from lora_sku.data.batches import Batch, collate
+from lora_sku.data.encoding import Encoded, Encoder
+from lora_sku.data.formats import FORMATS, Pair, Side
+from lora_sku.data.rows import LoadedRows, Row, load_rows
+from lora_sku.data.sampling import StepDraw, StepSampler
+from lora_sku.data.sets import DataSets, Screened, load_data, screen
+from lora_sku.data.splits import Splits, split_by_prompt
+
+__all__ = [
+    "FORMATS",
+    "Batch",
+    "DataAudit",
+    "DataSets",
+    "Encoded",
+    "Encoder",
+    "LoadedRows",
+    "Pair",
+    "Row",
+    "Screened",
+    "Side",
+    "SideAudit",
+    "Splits",
+    "StepDraw",
+    "StepSampler",
+    "TokenCounts",
+    "audit",
+    "collate",
+    "load_data",
+    "load_rows",
+    "screen",
+    "split_by_prompt",
+]

@@ -1,0 +1,143 @@
+"""Which pairs each optimizer step sees: a pure function of the seed and the step's number.
+
+So a resumed run needs no sampler state, and step 700 is the same whether or not step 699 was drawn.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from lora_sku.data.formats import Pair
+from lora_sku.data.rows import Row, normalised
+from lora_sku.errors import DataError
+
+
+@dataclass(frozen=True)
+class StepDraw:
+    """What one step trains on, as (prompt, answer) texts.
+
+    Attributes:
+        forget: One harmful pair for each drawn forget prompt (guided distortion).
+        random: For each forget pair, in the same order, k pairs of the same prompt with distinct
+            answers that belong to other prompts (random disassociation).
+        retain: One normal pair for each drawn retain prompt (preservation divergence).
+    """
+
+    forget: tuple[Pair, ...]
+    random: tuple[tuple[Pair, ...], ...]
+    retain: tuple[Pair, ...]
+
+
+class StepSampler:
+    """Draws forget pairs, their random answers and retain pairs, step by step.
+
+    Args:
+        forget: Training rows of the forget set.
+        retain: Training rows of the retain set.
+        prompts_per_step: Forget prompts, and as many retain prompts, in each step.
+        responses: k; 0 draws no random answers.
+        seed: Decides every draw.
+
+    Raises:
+        DataError: some prompt has fewer than k answers of other prompts to draw from.
+        ValueError: an empty set, or a count out of range.
+    """
+
+    def __init__(
+        self,
+        forget: Sequence[Row],
+        retain: Sequence[Row],
+        *,
+        prompts_per_step: int,
+        responses: int,
+        seed: int,
+    ) -> None:
+        if prompts_per_step < 1 or responses < 0:
+            raise ValueError("prompts_per_step must be at least 1 and responses at least 0")
+        self._prompts_per_step = prompts_per_step
+        self._seed = seed
+        self._forget = _PairWalk(forget, f"{seed} forget")
+        self._retain = _PairWalk(retain, f"{seed} retain")
+        self._answers = _RandomAnswers(forget, responses) if responses else None
+
+    def draw(self, step: int) -> StepDraw:
+        """The pairs of one step, counted from 0."""
+        first = step * self._prompts_per_step
+        visits = range(first, first + self._prompts_per_step)
+        forget = [self._forget.visit(visit) for visit in visits]
+        return StepDraw(
+            forget=tuple(row_pair for _, row_pair in forget),
+            random=tuple(
+                self._random_pairs(row, prompt, visit)
+                for visit, (row, (prompt, _)) in zip(visits, forget, strict=True)
+            ),
+            retain=tuple(self._retain.visit(visit)[1] for visit in visits),
+        )
+
+    def _random_pairs(self, row: int, prompt: str, visit: int) -> tuple[Pair, ...]:
+        if self._answers is None:
+            return ()
+        rng = random.Random(f"{self._seed} random {visit}")
+        return tuple((prompt, answer) for answer in self._answers.draw(row, rng))
+
+
+class _PairWalk:
+    """Endless walk over rows: a fresh permutation each epoch, answers in turn."""
+
+    def __init__(self, rows: Sequence[Row], label: str) -> None:
+        if not rows:
+            raise ValueError("there are no rows to draw from")
+        self._rows = tuple(rows)
+        self._label = label
+        # A step may straddle two epochs.
+        self._permutation = lru_cache(maxsize=2)(self._shuffle)
+
+    def visit(self, number: int) -> tuple[int, Pair]:
+        """The row index and pair of one visit, counted from 0."""
+        epoch, position = divmod(number, len(self._rows))
+        index = self._permutation(epoch)[position]
+        row = self._rows[index]
+        # In turn rather than at random: after n epochs each of n answers was seen. The index
+        # keeps the first epoch from taking every row's first answer.
+        return index, (row.prompt, row.answers[(epoch + index) % len(row.answers)])
+
+    def _shuffle(self, epoch: int) -> list[int]:
+        order = list(range(len(self._rows)))
+        random.Random(f"{self._label} {epoch}").shuffle(order)
+        return order
+
+
+class _RandomAnswers:
+    """The pool Y of all distinct harmful answers, and for each row what it must not draw."""
+
+    def __init__(self, rows: Sequence[Row], responses: int) -> None:
+        index_of: dict[str, int] = {}
+        own_by_prompt: dict[str, set[int]] = {}
+        for row in rows:
+            own = own_by_prompt.setdefault(normalised(row.prompt), set())
+            for answer in row.answers:
+                own.add(index_of.setdefault(answer.strip(), len(index_of)))
+        self._pool = tuple(index_of)
+        self._own = tuple(tuple(sorted(own_by_prompt[normalised(row.prompt)])) for row in rows)
+        self._responses = responses
+        left = len(self._pool) - max(len(own) for own in self._own)
+        if left < responses:
+            raise DataError(
+                f"{responses} random answers a prompt are asked for, but only {left} distinct"
+                " answers of other prompts are left for some prompt",
+                where="losses.random_disassociation.responses",
+                remedy="Lower it, or train on more forget prompts.",
+            )
+
+    def draw(self, row: int, rng: random.Random) -> list[str]:
+        """Distinct answers that are none of the row's own; each such set is equally likely."""
+        own = self._own[row]
+        answers = []
+        for number in rng.sample(range(len(self._pool) - len(own)), self._responses):
+            # The number counts the pool without the own answers: step over those below it.
+            index = number
+            for taken in own:
+                index += taken <= index
+            answers.append(self._pool[index])
+        return answers

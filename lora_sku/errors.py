@@ -1,0 +1,61 @@
+"""What a user can cause, said so that the user can mend it.
+
+Everything below `UserError` is caught once, by the command line, and shown as one paragraph
+with exit code 2. What cannot happen is an ``assert``, never one of these.
+"""
+
+
+class UserError(Exception):
+    """A mistake or an obstacle outside the program: what is wrong, where, and what to do.
+
+    Args:
+        problem: What is wrong, a sentence; its full stop may be left out.
+        where: The place: file and line, recipe key, adapter folder.
+        remedy: What the user can do about it, one or two sentences.
+    """
+
+    def __init__(
+        self, problem: str, *, where: str | None = None, remedy: str | None = None
+    ) -> None:
+        self.problem = problem
+        self.where = where
+        self.remedy = remedy
+        super().__init__(problem)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        stop = "" if self.problem.endswith((".", "?", "!")) else "."
+        remedy = f" {self.remedy}" if self.remedy else ""
+        return f"{place}{self.problem}{stop}{remedy}"
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be read or whose values contradict each other."""
+
+
+class SourceError(UserError):
+    """A model or data set that cannot be found, or that may not be read."""
+
+
+class SourceUnreachableError(SourceError):
+    """A hub source that is not on this machine while the hub cannot be asked for it."""
+
+
+class DataError(UserError):
+    """A forget or retain set that cannot be used as it is."""
+
+
+class ModelError(UserError):
+    """A base model that cannot be quantized or adapted soundly."""
+
+
+class AdapterError(UserError):
+    """An adapter that cannot be negated, or that belongs to another base."""
+
+
+class TrainingError(UserError):
+    """A stage 1 that diverged, or that cannot be resumed."""
+
+
+class StorageError(UserError):
+    """A run directory that cannot be written."""

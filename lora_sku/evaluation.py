@@ -1,0 +1,239 @@
+"""Base beside unlearned, on the same quantized base: the base is the model with its adapter off.
+
+Every figure is taken twice by the same code on the same tokens, once in `reference_mode`.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from lora_sku.data import Batch, Encoder, Pair, Row, Splits, collate
+from lora_sku.generation import generate
+from lora_sku.judges import Label, classify
+from lora_sku.losses import token_kl, token_nll
+from lora_sku.metrics import perplexity, rate
+from lora_sku.model import AdaptedModel
+from lora_sku.recipe import EvaluationSection
+
+GenerationSplit = Literal["forget_unseen", "retain_unseen"]
+GENERATION_SPLITS: tuple[GenerationSplit, ...] = ("forget_unseen", "retain_unseen")
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with (what is being done, done so far, altogether)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """One model's figures.
+
+    Attributes:
+        forget_seen_nll: Mean negative log-likelihood of harmful answers to trained prompts, nats
+            per token.
+        forget_unseen_nll: The same for prompts of the unseen split.
+        retain_perplexity: exp of the mean NLL of normal answers to unseen normal prompts.
+        retain_kl: Mean KL(base || model) at those answers' positions, nats per token.
+        refusal_rate: Share of greedy completions that refuse, for each set of unseen prompts.
+        degenerate_rate: Share that is blank, looping or no language.
+    """
+
+    forget_seen_nll: float
+    forget_unseen_nll: float
+    retain_perplexity: float
+    retain_kl: float
+    refusal_rate: dict[GenerationSplit, float]
+    degenerate_rate: dict[GenerationSplit, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Greedy completions of one unseen prompt, before and after."""
+
+    split: GenerationSplit
+    prompt: str
+    base: str
+    unlearned: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What unlearning did: two columns of figures and the answers behind them.
+
+    Attributes:
+        base: theta_o.
+        unlearned: theta_o with the evaluated adapter.
+        counts: Prompts and answer tokens behind each figure.
+        generations: A line a prompt.
+    """
+
+    base: Scores
+    unlearned: Scores
+    counts: dict[str, int]
+    generations: tuple[Generation, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For evaluation.json: the two columns and the counts."""
+        return {
+            "base": asdict(self.base),
+            "unlearned": asdict(self.unlearned),
+            "counts": self.counts,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Likelihood:
+    nll: float
+    kl: float
+    tokens: int
+
+
+def evaluate(
+    model: AdaptedModel,
+    encoder: Encoder,
+    forget: Splits,
+    retain: Splits,
+    settings: EvaluationSection,
+    on_progress: OnProgress = lambda *_: None,
+) -> Evaluation:
+    """Score theta_o and the active adapter side by side.
+
+    Args:
+        model: The base with the negated adapter active, in evaluation mode.
+        encoder: Tokenizes prompts and answers.
+        forget: The forget set; its train and unseen splits are scored.
+        retain: The retain set; its unseen split is scored.
+        settings: How many prompts and tokens.
+        on_progress: Called after every batch.
+    """
+    return _Evaluator(model, encoder, settings, on_progress).evaluate(forget, retain)
+
+
+class _Evaluator:
+    def __init__(
+        self,
+        model: AdaptedModel,
+        encoder: Encoder,
+        settings: EvaluationSection,
+        on_progress: OnProgress,
+    ) -> None:
+        self._model = model
+        self._encoder = encoder
+        self._settings = settings
+        self._on_progress = on_progress
+
+    def evaluate(self, forget: Splits, retain: Splits) -> Evaluation:
+        sets = {
+            "forget_seen": _sample(forget.train, self._settings.max_prompts),
+            "forget_unseen": _sample(forget.unseen, self._settings.max_prompts),
+            "retain_unseen": _sample(retain.unseen, self._settings.max_prompts),
+        }
+        likelihoods = {name: self._likelihoods(name, rows) for name, rows in sets.items()}
+        generations = tuple(
+            generation
+            for split in GENERATION_SPLITS
+            for generation in self._generate(split, sets[split][: self._settings.max_generations])
+        )
+        return Evaluation(
+            base=_scores({k: v[0] for k, v in likelihoods.items()}, generations, "base"),
+            unlearned=_scores({k: v[1] for k, v in likelihoods.items()}, generations, "unlearned"),
+            counts={f"{name}_prompts": len(rows) for name, rows in sets.items()}
+            | {f"{name}_answer_tokens": v[0].tokens for name, v in likelihoods.items()}
+            | {
+                f"{split}_generations": sum(g.split == split for g in generations)
+                for split in GENERATION_SPLITS
+            },
+            generations=generations,
+        )
+
+    @torch.no_grad()
+    def _likelihoods(self, name: str, rows: Sequence[Row]) -> tuple[_Likelihood, _Likelihood]:
+        """(base, unlearned) on every answer of the rows."""
+        pairs = [(row.prompt, answer) for row in rows for answer in row.answers]
+        head = self._model.base.head
+        sums = torch.zeros(3, dtype=torch.float64)
+        tokens = done = 0
+        for batch in self._batches(pairs):
+            with self._model.reference_mode():
+                base_ND, targets_N = self._model.answer_states(batch)
+            unlearned_ND, _ = self._model.answer_states(batch)
+            base_nll = token_nll(base_ND, targets_N, head).sum()
+            unlearned_nll = token_nll(unlearned_ND, targets_N, head).sum()
+            kl = token_kl(unlearned_ND, base_ND, head).sum()
+            sums += torch.stack([base_nll, unlearned_nll, kl]).double().cpu()
+            tokens += len(targets_N)
+            done += len(batch.input_ids)
+            self._on_progress(f"likelihood of {name}", done, len(pairs))
+        base_mean, unlearned_mean, kl_mean = (sums / tokens).tolist()
+        return _Likelihood(base_mean, 0.0, tokens), _Likelihood(unlearned_mean, kl_mean, tokens)
+
+    def _batches(self, pairs: Sequence[Pair]) -> Iterator[Batch]:
+        encoded = sorted(
+            (self._encoder.encode(*pair) for pair in pairs), key=lambda e: len(e.input_ids)
+        )
+        size = self._settings.per_device_eval_batch_size
+        for start in range(0, len(encoded), size):
+            piece = encoded[start : start + size]
+            yield collate(piece, pad_id=self._encoder.pad_id).to(self._model.base.device)
+
+    def _generate(self, split: GenerationSplit, rows: Sequence[Row]) -> list[Generation]:
+        prompts = [self._encoder.prompt_ids(row.prompt)[0] for row in rows]
+        answers: dict[str, list[str]] = {}
+        modes: dict[str, AbstractContextManager[None]] = {
+            "base": self._model.reference_mode(),
+            "unlearned": nullcontext(),
+        }
+        for column, mode in modes.items():
+            done = 0
+
+            def count(answered: int, column: str = column) -> None:
+                nonlocal done
+                done += answered
+                self._on_progress(f"{column} answers to {split}", done, len(prompts))
+
+            with mode:
+                answers[column] = generate(
+                    self._model,
+                    prompts,
+                    max_new_tokens=self._settings.max_new_tokens,
+                    batch_size=self._settings.per_device_eval_batch_size,
+                    on_batch=count,
+                )
+        return [
+            Generation(split, row.prompt, base, unlearned)
+            for row, base, unlearned in zip(
+                rows, answers["base"], answers["unlearned"], strict=True
+            )
+        ]
+
+
+def _scores(
+    likelihoods: dict[str, _Likelihood],
+    generations: Sequence[Generation],
+    column: Literal["base", "unlearned"],
+) -> Scores:
+    def label_rate(label: Label) -> dict[GenerationSplit, float]:
+        return {
+            split: rate(
+                [classify(getattr(g, column)) == label for g in generations if g.split == split]
+            )
+            for split in GENERATION_SPLITS
+        }
+
+    return Scores(
+        forget_seen_nll=likelihoods["forget_seen"].nll,
+        forget_unseen_nll=likelihoods["forget_unseen"].nll,
+        retain_perplexity=perplexity(likelihoods["retain_unseen"].nll),
+        retain_kl=likelihoods["retain_unseen"].kl,
+        refusal_rate=label_rate("refusal"),
+        degenerate_rate=label_rate("degenerate"),
+    )
+
+
+def _sample(rows: Sequence[Row], most: int) -> list[Row]:
+    """At most ``most`` rows, the same ones at every call on the same rows."""
+    if len(rows) <= most:
+        return list(rows)
+    return random.Random(0).sample(list(rows), most)

@@ -1,0 +1,61 @@
+"""Prompts -> greedy completions, batched by length."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from lora_sku.model import AdaptedModel
+
+
+def generate(
+    model: AdaptedModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Greedy completions of the model's active adapter, or of theta_o inside `reference_mode`.
+
+    Args:
+        model: The base with an adapter.
+        prompts: Token ids of each prompt.
+        max_new_tokens: Bound of a completion.
+        batch_size: Prompts answered at once.
+        on_batch: Called with the number of prompts just answered.
+
+    Returns:
+        The completions' text in the order of the prompts, without special tokens.
+    """
+    tokenizer = model.base.tokenizer
+    pad_id = tokenizer.eos_token_id
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=pad_id,
+    )
+    completions = [""] * len(prompts)
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for start in range(0, len(by_length), batch_size):
+        rows = by_length[start : start + batch_size]
+        width = max(len(prompts[row]) for row in rows)
+        ids = torch.full((len(rows), width), pad_id)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, width - len(prompts[row]) :] = torch.tensor(prompts[row])
+            mask[i, width - len(prompts[row]) :] = 1
+        device = model.base.device
+        with torch.no_grad():
+            output: Tensor = model.base.model.generate(  # type: ignore[operator]
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=settings,
+            )
+        for row, tokens in zip(rows, output[:, width:], strict=True):
+            completions[row] = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        if on_batch is not None:
+            on_batch(len(rows))
+    return completions

@@ -1,0 +1,233 @@
+"""The three losses of SKU's stage 1: tensors in, scalar out, never a full logits tensor.
+
+Source: Liu et al., 'Towards Safer Large Language Models through Machine Unlearning',
+Findings of ACL 2024, arXiv 2402.10058, section 3.
+
+Shape suffixes: N answer tokens, C tokens of a chunk, D hidden size, V vocabulary size.
+
+A language model's head turns hidden states into V logits a token; at V = 128k and fp32 that is half
+a MB a token, four times over with the gradients. The head is frozen here, so the gradient towards
+the hidden states can be formed chunk by chunk in the forward pass, and only that (N, D) tensor is
+kept. The values and gradients are those of the plain computation.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+CHUNK_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The frozen map from final hidden states to logits.
+
+    ``logits = softcap * tanh(z / softcap)`` with ``z = scale * (hidden W^T + bias)``.
+
+    Attributes:
+        weight_VD: Projection, any floating dtype.
+        bias_V: Bias or None.
+        scale: Factor on the logits (Cohere's ``logit_scale``, the inverse of Granite's
+            ``logits_scaling``).
+        softcap: Bound of the logits (Gemma's ``final_logit_softcapping``) or None.
+    """
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden_CD: Tensor) -> Tensor:
+        """Logits of a chunk, float32 (C, V)."""
+        weight_VD, bias_V = self.weight_VD, self.bias_V
+        logits_CV = torch.nn.functional.linear(hidden_CD.to(weight_VD.dtype), weight_VD, bias_V)
+        logits_CV = logits_CV.float()
+        if self.scale != 1.0:
+            logits_CV = logits_CV * self.scale
+        if self.softcap is not None:
+            logits_CV = torch.tanh(logits_CV / self.softcap) * self.softcap
+        return logits_CV
+
+    def pull_back(self, grad_CV: Tensor, logits_CV: Tensor) -> Tensor:
+        """Gradient towards the hidden states, in the weight's dtype (C, D).
+
+        Args:
+            grad_CV: Gradient towards the logits, float32; overwritten.
+            logits_CV: What `logits` returned.
+        """
+        if self.softcap is not None:
+            grad_CV.mul_(1 - (logits_CV / self.softcap).square())
+        if self.scale != 1.0:
+            grad_CV.mul_(self.scale)
+        return grad_CV.to(self.weight_VD.dtype) @ self.weight_VD
+
+
+class _TokenNll(torch.autograd.Function):
+    """Negative log-likelihood of each target; keeps one (N, D) gradient, no logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, targets_N: Tensor, head: Head, chunk_tokens: int
+    ) -> Tensor:
+        nll_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_ND.device)
+        needs_grad = ctx.needs_input_grad[0]
+        grad_ND = torch.empty_like(hidden_ND) if needs_grad else None
+        for start in range(0, len(targets_N), chunk_tokens):
+            chunk = slice(start, start + chunk_tokens)
+            targets_C1 = targets_N[chunk, None]
+            logits_CV = head.logits(hidden_ND[chunk])
+            log_norm_C1 = logits_CV.logsumexp(-1, keepdim=True)
+            nll_N[chunk] = (log_norm_C1 - logits_CV.gather(1, targets_C1)).squeeze(1)
+            if grad_ND is not None:
+                grad_CV = (logits_CV - log_norm_C1).exp_()
+                grad_CV.scatter_add_(1, targets_C1, grad_CV.new_full(targets_C1.shape, -1.0))
+                grad_ND[chunk] = head.pull_back(grad_CV, logits_CV)
+        ctx.save_for_backward(grad_ND)
+        return nll_N
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (grad_ND,) = ctx.saved_tensors
+        return grad_ND * grad_outputs[0][:, None].to(grad_ND.dtype), None, None, None
+
+
+class _TokenKl(torch.autograd.Function):
+    """KL(reference || model) at each position; keeps one (N, D) gradient, no logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_ND: Tensor, reference_ND: Tensor, head: Head, chunk_tokens: int
+    ) -> Tensor:
+        kl_N = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
+        needs_grad = ctx.needs_input_grad[0]
+        grad_ND = torch.empty_like(hidden_ND) if needs_grad else None
+        for start in range(0, len(hidden_ND), chunk_tokens):
+            chunk = slice(start, start + chunk_tokens)
+            logits_CV = head.logits(hidden_ND[chunk])
+            log_p_CV = logits_CV.log_softmax(-1)
+            log_reference_CV = head.logits(reference_ND[chunk]).log_softmax(-1)
+            reference_CV = log_reference_CV.exp()
+            kl_N[chunk] = (reference_CV * (log_reference_CV - log_p_CV)).sum(-1)
+            if grad_ND is not None:
+                grad_CV = log_p_CV.exp_().sub_(reference_CV)
+                grad_ND[chunk] = head.pull_back(grad_CV, logits_CV)
+        ctx.save_for_backward(grad_ND)
+        return kl_N
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (grad_ND,) = ctx.saved_tensors
+        return grad_ND * grad_outputs[0][:, None].to(grad_ND.dtype), None, None, None
+
+
+def token_nll(
+    hidden_ND: Tensor, targets_N: Tensor, head: Head, *, chunk_tokens: int = CHUNK_TOKENS
+) -> Tensor:
+    """Negative log-likelihood of each target token in nats, float32 (N,).
+
+    Args:
+        hidden_ND: Final hidden state of the position before each target, any floating dtype.
+        targets_N: Token ids, int64.
+        head: The frozen output projection.
+        chunk_tokens: Tokens whose logits exist at the same time.
+    """
+    result: Tensor = _TokenNll.apply(hidden_ND, targets_N, head, chunk_tokens)  # type: ignore[no-untyped-call]
+    return result
+
+
+def token_kl(
+    hidden_ND: Tensor, reference_ND: Tensor, head: Head, *, chunk_tokens: int = CHUNK_TOKENS
+) -> Tensor:
+    """KL(reference || model) at each position in nats, float32 (N,).
+
+    Args:
+        hidden_ND: The trained model's final hidden states; receives the gradient.
+        reference_ND: theta_o's final hidden states at the same positions; no gradient.
+        head: The frozen output projection, the same for both.
+        chunk_tokens: Positions whose logits exist at the same time.
+    """
+    result: Tensor = _TokenKl.apply(hidden_ND, reference_ND, head, chunk_tokens)  # type: ignore[no-untyped-call]
+    return result
+
+
+def guided_distortion(
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    head: Head,
+    *,
+    total_tokens: int,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Tensor:
+    """L_GD: cross-entropy of the harmful answer, answer tokens only (eq. 1 and 2).
+
+    Args:
+        hidden_ND: Final hidden states of the positions before each answer token.
+        targets_N: The answer tokens.
+        head: The frozen output projection.
+        total_tokens: Answer tokens of the whole optimizer step. Dividing by it makes the sum over
+            micro-batches the mean over the step's tokens, however the step is cut.
+        chunk_tokens: Tokens whose logits exist at the same time.
+
+    Returns:
+        Scalar float32, nats per token.
+    """
+    return token_nll(hidden_ND, targets_N, head, chunk_tokens=chunk_tokens).sum() / total_tokens
+
+
+def random_disassociation(
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    head: Head,
+    *,
+    total_tokens: int,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Tensor:
+    """L_RD: the same cross-entropy over k other prompts' harmful answers (eq. 3 and 4).
+
+    What is random is the pairing, made by the data; the arguments are those of
+    `guided_distortion`, with the k random answers' tokens as targets.
+
+    Returns:
+        Scalar float32, nats per token.
+    """
+    return guided_distortion(
+        hidden_ND, targets_N, head, total_tokens=total_tokens, chunk_tokens=chunk_tokens
+    )
+
+
+def preservation_divergence(
+    hidden_ND: Tensor,
+    reference_ND: Tensor,
+    head: Head,
+    *,
+    total_tokens: int,
+    direction: Literal["preserve", "diverge"] = "preserve",
+    bound: float = 2.0,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> tuple[Tensor, Tensor]:
+    """L_PD: KL(theta_o || theta_t) at the answer positions of normal prompts (eq. 5).
+
+    The paper's text minimises this divergence, its released code maximises it without a bound.
+    ``preserve`` is the first reading. ``diverge`` is the second, with each token's share bounded:
+    the loss is -min(KL, bound), so it cannot run away to minus infinity.
+
+    Args:
+        hidden_ND: The trained model's final hidden states at answer positions.
+        reference_ND: theta_o's, from the same base with the adapter off.
+        head: The frozen output projection.
+        total_tokens: Answer tokens of the whole optimizer step.
+        direction: Which reading.
+        bound: Nats per token beyond which ``diverge`` stops pushing.
+        chunk_tokens: Positions whose logits exist at the same time.
+
+    Returns:
+        The loss to minimise and the divergence itself (detached), both scalar float32 in nats per
+        token; equal under ``preserve``.
+    """
+    kl_N = token_kl(hidden_ND, reference_ND, head, chunk_tokens=chunk_tokens)
+    divergence = kl_N.detach().sum() / total_tokens
+    if direction == "preserve":
+        return kl_N.sum() / total_tokens, divergence
+    return -kl_N.clamp(max=bound).sum() / total_tokens, divergence

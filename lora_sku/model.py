@@ -1,0 +1,329 @@
+"""One base in memory: loaded once, quantized, frozen; LoRA adapters come and go on it.
+
+The base with its adapters switched off IS the original model theta_o. There is never a second copy.
+
+Shape suffixes: B rows, T tokens of a row, N answer tokens of a batch, D hidden size.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lora_sku.base_checks import (
+    forbid_cpu_repacking,
+    output_head,
+    refuse_unsound_base,
+    without_dropout,
+)
+from lora_sku.data import Batch
+from lora_sku.errors import AdapterError, ModelError
+from lora_sku.gguf_base import unpack_gguf
+from lora_sku.losses import Head
+from lora_sku.recipe import AdapterSection, BaseModelSection, Quantization
+from lora_sku.sources import Located, locate
+
+ACQUIRED = "acquired"
+NEGATED = "negated"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The frozen base and what belongs to it.
+
+    Attributes:
+        model: The quantized causal language model; every parameter frozen.
+        tokenizer: Its tokenizer.
+        head: Its output projection.
+        located: Where it came from, with the commit of a hub model.
+        fingerprint: SHA-256 of the input embeddings rounded to bf16: the same under every
+            quantization, another one for another model.
+        compute_dtype: Dtype of the matrix products and of what is not quantized.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    head: Head
+    located: Located
+    fingerprint: str
+    compute_dtype: torch.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base is."""
+        return self.head.weight_VD.device
+
+
+def choose_device(section: BaseModelSection) -> torch.device:
+    """The device that the recipe asks for.
+
+    Raises:
+        ModelError: if it asks for CUDA and there is none.
+    """
+    if section.device == "cuda" and not torch.cuda.is_available():
+        raise ModelError(
+            "base_model.device is cuda, but PyTorch sees no CUDA device",
+            remedy="Install a CUDA build of PyTorch, or set base_model.device: cpu.",
+        )
+    if section.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_compute_dtype(section: BaseModelSection, device: torch.device) -> torch.dtype:
+    """bf16 where the hardware multiplies it natively, else fp32, unless the recipe says.
+
+    float16 is never chosen: without loss scaling its gradients underflow.
+    """
+    if section.compute_dtype != "auto":
+        chosen: torch.dtype = getattr(torch, section.compute_dtype)
+        return chosen
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+def locate_base(section: BaseModelSection) -> tuple[Located, Path]:
+    """Where the base was found, and the folder to load it from (a GGUF file is unpacked)."""
+    located = locate(section.path, kind="model", revision=section.revision)
+    if located.path.is_dir():
+        return located, located.path
+    if located.path.suffix != ".gguf":
+        raise ModelError(
+            "a base model is a folder, a hub id or a .gguf file, and this is neither",
+            where=section.path,
+            remedy="Name the folder that holds config.json and the .safetensors files.",
+        )
+    return located, unpack_gguf(located.path)
+
+
+def load_tokenizer(section: BaseModelSection) -> PreTrainedTokenizerBase:
+    """The base's tokenizer alone, without weights."""
+    return _load_tokenizer(locate_base(section)[1], section.path)
+
+
+def load_base(section: BaseModelSection) -> Base:
+    """Load the base once, quantized and frozen, and cure or refuse what would go wrong in silence.
+
+    Raises:
+        SourceError: if the model cannot be found.
+        ModelError: if it cannot be loaded, quantized or adapted soundly.
+    """
+    device = choose_device(section)
+    dtype = choose_compute_dtype(section, device)
+    located, folder = locate_base(section)
+    tokenizer = _load_tokenizer(folder, section.path)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=_bitsandbytes_config(section.quantization, dtype),
+            use_safetensors=True,
+            **without_dropout(config),
+        )
+    except torch.cuda.OutOfMemoryError as error:
+        raise ModelError(
+            "the base does not fit into this GPU's memory",
+            where=section.path,
+            remedy="Choose base_model.quantization: nf4, a smaller model, or free the GPU.",
+        ) from error
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(
+            f"transformers cannot load this model: {error}",
+            where=section.path,
+            remedy="It needs a causal language model with config.json and .safetensors files.",
+        ) from error
+    model.requires_grad_(False)
+    forbid_cpu_repacking(model)
+    refuse_unsound_base(model, section.path, quantized=section.quantization != "none")
+    model.eval()
+    return Base(
+        model=model,
+        tokenizer=tokenizer,
+        head=output_head(model, section.path),
+        located=located,
+        fingerprint=_fingerprint(model),
+        compute_dtype=dtype,
+    )
+
+
+class AdaptedModel:
+    """The base with LoRA adapters on it.
+
+    `hidden_states` and everything built on it run the active adapter, or theta_o inside
+    `reference_mode`.
+    """
+
+    def __init__(self, base: Base, peft_model: PeftModel) -> None:
+        self.base = base
+        self.peft_model = peft_model
+        self._decoder = base.model.get_decoder()
+        self._layers = [m for m in peft_model.modules() if isinstance(m, LoraLayer)]
+        assert self._layers, "PEFT adapted no layer"
+
+    @classmethod
+    def with_new_adapter(cls, base: Base, section: AdapterSection, *, seed: int) -> Self:
+        """Put a fresh adapter on the base: A random by ``seed``, B zero, so the delta is 0.
+
+        Raises:
+            AdapterError: if ``adapter.target_modules`` names no linear layer of this model.
+        """
+        torch.manual_seed(seed)
+        targets = section.target_modules
+        config = LoraConfig(
+            task_type="CAUSAL_LM",
+            r=section.r,
+            lora_alpha=section.lora_alpha,
+            target_modules=targets if isinstance(targets, str) else list(targets),
+            layers_to_transform=section.layers_to_transform and list(section.layers_to_transform),
+            lora_dropout=section.lora_dropout,
+            use_rslora=section.use_rslora,
+            init_lora_weights=section.init_lora_weights,
+        )
+        try:
+            peft_model = get_peft_model(base.model, config, adapter_name=ACQUIRED)
+        except ValueError as error:
+            raise AdapterError(
+                f"PEFT cannot put this adapter on {base.located.written}: {error}",
+                where="adapter",
+                remedy=f"Linear layers here: {', '.join(linear_layer_names(base.model))}.",
+            ) from error
+        # PEFT writes the folder that transformers loaded from, which is this machine's own cache.
+        config.base_model_name_or_path = base.located.written
+        config.revision = base.located.revision
+        model = cls(base, peft_model)
+        model._refuse_adapted_embeddings()
+        return model
+
+    @classmethod
+    def with_adapter_from(cls, base: Base, folder: Path, name: str = NEGATED) -> Self:
+        """Load a saved adapter onto the base, frozen."""
+        return cls(base, PeftModel.from_pretrained(base.model, str(folder), adapter_name=name))
+
+    def load_adapter(self, folder: Path, name: str) -> None:
+        """Load a further adapter from ``folder``, frozen, and make it the active one."""
+        self.peft_model.load_adapter(str(folder), adapter_name=name)
+        self.peft_model.set_adapter(name, inference_mode=True)
+
+    def delete_adapter(self, name: str) -> None:
+        """Take an adapter off the model and free its memory."""
+        self.peft_model.delete_adapter(name)
+
+    def deltas(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        """(module, weight delta) of an adapter as PEFT itself computes it, one at a time."""
+        for path, module in self.peft_model.named_modules():
+            if isinstance(module, LoraLayer) and name in module.lora_A:
+                yield path, module.get_delta_weight(name)
+
+    def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that stage 1 updates, by name, in a fixed order."""
+        return {n: p for n, p in self.peft_model.named_parameters() if p.requires_grad}
+
+    def _refuse_adapted_embeddings(self) -> None:
+        ends = (self.base.model.get_input_embeddings(), self.base.model.get_output_embeddings())
+        if any(isinstance(end, LoraLayer) for end in ends):
+            raise AdapterError(
+                "the input embeddings or the output projection carry an adapter, which most"
+                " runtimes cannot load",
+                where="adapter.target_modules",
+                remedy=f"Linear layers here: {', '.join(linear_layer_names(self.base.model))}.",
+            )
+
+    @contextmanager
+    def reference_mode(self) -> Iterator[None]:
+        """Inside, the model is theta_o: every adapter is off.
+
+        Flips the layers' flag itself: PEFT's own context walks the whole model and toggles
+        requires_grad, which is over a hundred times slower and would detach a running step.
+        """
+        for layer in self._layers:
+            layer._disable_adapters = True
+        try:
+            yield
+        finally:
+            for layer in self._layers:
+                layer._disable_adapters = False
+
+    def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
+        """Final hidden states (B, T, D), the output projection's input.
+
+        Rows are padded on the right, where a causal model's answers never look, so no attention
+        mask is needed and the fast attention path stays open.
+        """
+        output = self._decoder(input_ids=input_ids_BT, attention_mask=None, use_cache=False)
+        hidden_BTD: Tensor = output.last_hidden_state
+        return hidden_BTD
+
+    def answer_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Hidden states that predict the answer tokens (N, D), and those tokens (N,)."""
+        hidden_BTD = self.hidden_states(batch.input_ids)
+        predicted = batch.answer_mask[:, 1:]
+        return hidden_BTD[:, :-1][predicted], batch.input_ids[:, 1:][predicted]
+
+
+def linear_layer_names(model: torch.nn.Module) -> list[str]:
+    """The distinct last names of the decoder's linear layers: what target_modules may list."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return sorted(
+        {
+            path.rpartition(".")[2]
+            for path, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not head
+        }
+    )
+
+
+def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(
+            f"transformers cannot load its tokenizer: {error}",
+            where=name,
+            remedy="The folder needs tokenizer.json or tokenizer.model beside config.json.",
+        ) from error
+    return tokenizer
+
+
+def _bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> Any:
+    if quantization == "none":
+        return None
+    if quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    # Everything said: the library's defaults are fp4, fp32 compute and no double quantization.
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization,
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_use_double_quant=True,
+    )
+
+
+def _fingerprint(model: PreTrainedModel) -> str:
+    digest = hashlib.sha256()
+    embeddings = model.get_input_embeddings()
+    assert isinstance(embeddings, torch.nn.Embedding)
+    for rows in torch.split(embeddings.weight.detach(), 4096):
+        bits = rows.to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy()
+        digest.update(bits.tobytes())
+    return digest.hexdigest()

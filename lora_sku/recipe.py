@@ -1,0 +1,224 @@
+"""The recipe: one frozen, typed section for each stage; unknown keys are refused.
+
+PEFT's and transformers' own key names stand inside the sections. A section is all that a stage
+receives; only the pipeline sees the whole recipe. Reading YAML is `recipe_file`'s business.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lora_sku.errors import AdapterError
+from lora_sku.negatable import check_negatable
+
+Quantization = Literal["nf4", "fp4", "int8", "none"]
+DataFormat = Literal["pku-saferlhf", "truthfulqa", "prompt-response", "messages", "alpaca"]
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """Frozen, no unknown keys, defaults checked like given values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class BaseModelSection(Section):
+    """The frozen base theta_o: where it is and how it is held in memory."""
+
+    path: str = Field(description="Hub id, local folder, .gguf file, or package://NAME/FILE.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    quantization: Quantization = Field("nf4", description="How the linear layers are stored.")
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Dtype of matrix products; auto takes what this device does fast."
+    )
+    template: str | None = Field(
+        None,
+        description="Prompt template with {prompt}; null means the tokenizer's chat template.",
+    )
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="Where the model runs; auto takes CUDA when there is one."
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _names_the_prompt_once(cls, template: str | None) -> str | None:
+        if template is not None and template.count("{prompt}") != 1:
+            raise ValueError("must contain {prompt} exactly once")
+        return template
+
+
+class AdapterSection(Section):
+    """LoRA as PEFT spells it. What cannot be negated soundly is refused by name."""
+
+    r: Count = Field(16, description="Rank.")
+    lora_alpha: Positive = Field(32, description="Numerator of the scaling.")
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="Which linear layers carry an adapter."
+    )
+    layers_to_transform: tuple[int, ...] | None = Field(
+        None, description="Indices of the decoder layers that carry an adapter; null means all."
+    )
+    lora_dropout: Fraction = Field(0.0, description="0 keeps theta_o's pass exact.")
+    use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) instead of alpha/r.")
+    init_lora_weights: bool | str = Field(
+        True, description="true or gaussian: both start with B = 0, so theta_0 is theta_o."
+    )
+    bias: str = Field("none", description="Only none: a bias is not part of a task vector B A.")
+    use_dora: bool = Field(False, description="Only false: DoRA's delta is not additive.")
+    modules_to_save: tuple[str, ...] = Field(
+        (), description="Only empty: fully trained modules cannot be negated as LoRA."
+    )
+
+    @model_validator(mode="after")
+    def _is_negatable(self) -> Self:
+        try:
+            check_negatable(self.model_dump())
+        except AdapterError as error:
+            raise ValueError(str(error)) from error
+        if self.init_lora_weights not in (True, "gaussian"):
+            raise ValueError(
+                f"init_lora_weights is {self.init_lora_weights!r}, but the delta must start at 0."
+                " Use true or gaussian."
+            )
+        return self
+
+
+class SourceSection(Section):
+    """One data set: where it is, what shape its records have."""
+
+    path: str = Field(
+        description="Hub id, folder, .jsonl/.csv/.parquet file, or package://NAME/FILE."
+    )
+    format: DataFormat
+    name: str | None = Field(None, description="Configuration of a hub data set.")
+    split: str | None = Field(None, description="Split of a hub data set; null means train.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub data set.")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="The format's field name -> this data set's column name."
+    )
+    max_prompts: Count | None = Field(
+        None, description="Keep this many prompts, chosen by their hash; null keeps all."
+    )
+    on_bad_record: Literal["fail", "skip"] = Field(
+        "fail", description="What to do with a record that cannot be used."
+    )
+
+
+class DataSection(Section):
+    """The forget set D_f and the retain set D_n, split by prompt."""
+
+    forget: SourceSection
+    retain: SourceSection
+    validation_fraction: Fraction = 0.1
+    unseen_fraction: Fraction = 0.2
+    max_prompt_tokens: Count = 512
+    max_answer_tokens: Count = 256
+    on_long_prompt: Literal["fail", "truncate", "skip"] = Field(
+        "fail", description="truncate keeps the end of the prompt; answers keep their start."
+    )
+    seed: int = Field(8888, description="Decides which prompt falls into which split.")
+
+    @model_validator(mode="after")
+    def _leaves_something_to_train_on(self) -> Self:
+        if self.validation_fraction + self.unseen_fraction >= 1:
+            raise ValueError("validation_fraction + unseen_fraction must stay below 1")
+        return self
+
+
+class GuidedDistortionSection(Section):
+    """L_GD, e1 in the paper: learn the harmful answer."""
+
+    weight: Weight = 2.5
+
+
+class RandomDisassociationSection(Section):
+    """L_RD, e2 in the paper: learn k other harmful answers to the same prompt."""
+
+    weight: Weight = 2.5
+    responses: Count = Field(5, description="k, drawn afresh for each prompt at each step.")
+
+
+class PreservationDivergenceSection(Section):
+    """L_PD, e3 in the paper: KL(theta_o || theta_t) on normal answers."""
+
+    weight: Weight = 1.0
+    direction: Literal["preserve", "diverge"] = Field(
+        "preserve", description="preserve minimises the KL; diverge maximises it up to the bound."
+    )
+    bound: Positive = Field(2.0, description="Nats per token beyond which diverge stops pushing.")
+
+
+class LossesSection(Section):
+    """The three losses of stage 1."""
+
+    guided_distortion: GuidedDistortionSection = GuidedDistortionSection()
+    random_disassociation: RandomDisassociationSection = RandomDisassociationSection()
+    preservation_divergence: PreservationDivergenceSection = PreservationDivergenceSection()
+
+    @model_validator(mode="after")
+    def _learns_something(self) -> Self:
+        if self.guided_distortion.weight == 0 and self.random_disassociation.weight == 0:
+            raise ValueError("guided_distortion and random_disassociation cannot both weigh 0")
+        return self
+
+
+class TrainingSection(Section):
+    """Stage 1's loop; transformers' names."""
+
+    max_steps: Count = 1000
+    learning_rate: Positive = 2e-4
+    per_device_train_batch_size: Count = Field(2, description="Prompts in a micro-batch.")
+    gradient_accumulation_steps: Count = 1
+    gradient_checkpointing: bool = True
+    max_grad_norm: Positive = 1.0
+    lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    optim: Literal["auto", "adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "auto", description="auto: paged_adamw_8bit on CUDA, adamw_torch on CPU."
+    )
+    weight_decay: Weight = 0.0
+    save_steps: Count = Field(50, description="A checkpoint every so many steps.")
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    seed: int = 8888
+
+    @model_validator(mode="after")
+    def _warms_up_within_the_run(self) -> Self:
+        if self.warmup_steps >= self.max_steps:
+            raise ValueError("warmup_steps must be smaller than max_steps")
+        return self
+
+
+class NegationSection(Section):
+    """Stage 2: theta_u = theta_o - strength * (theta_bad - theta_o)."""
+
+    strength: Positive = Field(1.0, description="1 is the paper's.")
+    keep_harmful_adapter: bool = Field(
+        False, description="Keep the acquired adapter in the run directory, marked DO-NOT-SHIP."
+    )
+
+
+class EvaluationSection(Section):
+    """Base beside unlearned, on the same quantized base."""
+
+    judge: Literal["refusal"] = "refusal"
+    max_prompts: Count = Field(100, description="Prompts scored in each split.")
+    max_generations: Count = Field(32, description="Unseen prompts answered in each set.")
+    max_new_tokens: Count = 64
+    per_device_eval_batch_size: Count = 8
+
+
+class Recipe(Section):
+    """All that a run needs to know."""
+
+    base_model: BaseModelSection
+    adapter: AdapterSection = AdapterSection()
+    data: DataSection
+    losses: LossesSection = LossesSection()
+    training: TrainingSection = TrainingSection()
+    negation: NegationSection = NegationSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    output_dir: str

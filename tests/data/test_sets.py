@@ -1,0 +1,106 @@
+import random
+
+import pytest
+from conftest import pairs
+
+from lora_sku.data.encoding import Encoder
+from lora_sku.data.rows import Row
+from lora_sku.data.sets import load_data, screen
+from lora_sku.errors import DataError
+from lora_sku.recipe import DataSection
+
+FORGET = pairs(*(f"f{i}/bad{i}" for i in range(20)))
+RETAIN = pairs(*(f"r{i}/good{i}" for i in range(10)))
+
+
+@pytest.fixture
+def load(write_jsonl):
+    def load(forget=FORGET, retain=RETAIN, **keys):
+        section = DataSection(
+            forget=write_jsonl(forget, "forget.jsonl"),
+            retain=write_jsonl(retain, "retain.jsonl"),
+            **keys,
+        )
+        return load_data(section)
+
+    return load
+
+
+def test_both_sets_are_loaded_and_split_by_the_recipes_fractions(load):
+    data = load()
+    sizes = [len(part) for part in (data.forget.train, data.forget.validation, data.forget.unseen)]
+    assert sizes == [14, 2, 4]
+    assert (len(data.retain.train), len(data.retain.unseen)) == (7, 2)
+    assert data.forget_loaded.records == 20
+    assert load(unseen_fraction=0).forget.unseen == ()
+
+
+def test_a_prompt_of_both_sets_is_held_back_from_both_or_from_none(load):
+    shared = pairs(*(f"f{i}/good{i}" for i in range(7)))
+    for seed in range(10):
+        data = load(retain=RETAIN + shared, seed=seed)
+        trained = {row.prompt for row in data.forget.train + data.retain.train}
+        held_back = {row.prompt for row in data.forget.unseen + data.retain.unseen}
+        assert trained.isdisjoint(held_back)
+
+
+def test_a_pair_in_both_sets_is_refused_with_its_prompt(load):
+    with pytest.raises(DataError, match=r"1 pairs .* prompt 'F3'") as caught:
+        load(retain=RETAIN + pairs("F3/bad3"))
+    assert "bad3" not in str(caught.value)
+
+
+def test_a_set_that_is_too_small_is_named(load):
+    with pytest.raises(DataError, match="too few") as caught:
+        load(retain=RETAIN[:2])
+    assert caught.value.where == "data.retain"
+
+
+def test_the_fingerprint_changes_with_the_data_and_the_splits_only(load):
+    fingerprint = load().fingerprint
+    shuffled = list(FORGET)
+    random.Random(0).shuffle(shuffled)
+    assert load(forget=shuffled).fingerprint == fingerprint
+    assert load(seed=1).fingerprint != fingerprint
+    assert load(retain=RETAIN[:9] + pairs("r9/other")).fingerprint != fingerprint
+    assert load(max_prompt_tokens=7).fingerprint == fingerprint
+
+
+ROWS = [Row("ab ab", ("x",)), Row("ab " * 40 + "end", ("x",)), Row("ab " * 80, ("x",))]
+
+
+@pytest.fixture
+def encoder(byte_level):
+    return Encoder(byte_level, template="{prompt}", max_prompt_tokens=30, max_answer_tokens=9)
+
+
+def test_short_prompts_pass(encoder):
+    screened = screen(ROWS[:1], encoder, "fail")
+    assert (screened.rows, screened.dropped, screened.truncated) == ((ROWS[0],), 0, 0)
+
+
+def test_a_long_prompt_fails_with_its_beginning_its_length_and_the_keys(encoder):
+    with pytest.raises(DataError) as caught:
+        screen(ROWS, encoder, "fail")
+    text = str(caught.value)
+    assert f"the first has {encoder.prompt_length(ROWS[1].prompt)} and begins 'ab ab" in text
+    assert "end" not in text
+    assert f"the longest has {encoder.prompt_length(ROWS[2].prompt)}" in text
+    assert "2 of 3 prompts" in text
+    assert "data.max_prompt_tokens" in text
+    assert "data.on_long_prompt" in text
+
+
+def test_long_prompts_are_dropped_and_counted_when_asked(encoder):
+    screened = screen(ROWS, encoder, "skip")
+    assert (screened.rows, screened.dropped, screened.truncated) == ((ROWS[0],), 2, 0)
+
+
+def test_dropping_every_prompt_is_refused(encoder):
+    with pytest.raises(DataError, match="2 of 2 prompts"):
+        screen(ROWS[1:], encoder, "skip")
+
+
+def test_long_prompts_are_kept_and_counted_when_they_may_be_cut(encoder):
+    screened = screen(ROWS, encoder, "truncate")
+    assert (screened.rows, screened.dropped, screened.truncated) == (tuple(ROWS), 0, 2)

@@ -1,0 +1,130 @@
+"""The recipe's sections: defaults, limits, and what contradicts itself."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from lora_sku.recipe import AdapterSection, Recipe, Section
+
+SOURCE = {"path": "rows.jsonl", "format": "prompt-response"}
+SMALLEST: dict[str, Any] = {
+    "base_model": {"path": "org/model"},
+    "data": {"forget": SOURCE, "retain": SOURCE},
+    "output_dir": "runs/x",
+}
+
+
+def recipe(**sections: Any) -> Recipe:
+    return Recipe.model_validate(SMALLEST | sections)
+
+
+def all_sections(section: type[BaseModel]) -> list[type[BaseModel]]:
+    inner = [field.annotation for field in section.model_fields.values()]
+    found = [each for each in inner if isinstance(each, type) and issubclass(each, BaseModel)]
+    return [section, *(deeper for each in found for deeper in all_sections(each))]
+
+
+def test_the_defaults_are_the_papers() -> None:
+    losses, training = recipe().losses, recipe().training
+    assert losses.guided_distortion.weight == 2.5
+    assert losses.random_disassociation.weight == 2.5
+    assert losses.random_disassociation.responses == 5
+    assert losses.preservation_divergence.weight == 1.0
+    assert losses.preservation_divergence.direction == "preserve"
+    assert (training.max_steps, training.learning_rate) == (1000, 2e-4)
+    assert (training.per_device_train_batch_size, training.warmup_steps) == (2, 0)
+    assert recipe().negation.strength == 1.0
+
+
+def test_the_harmful_adapter_is_not_kept_unless_asked() -> None:
+    assert recipe().negation.keep_harmful_adapter is False
+
+
+@pytest.mark.parametrize("section", all_sections(Recipe), ids=lambda section: section.__name__)
+def test_every_section_is_frozen_and_refuses_unknown_keys(section: type[BaseModel]) -> None:
+    assert issubclass(section, Section)
+    assert section.model_config.get("frozen") is True
+    assert section.model_config.get("extra") == "forbid"
+
+
+def test_a_recipe_cannot_be_changed_after_reading() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe().training.max_steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("section", "values"),
+    [
+        ("adapter", {"r": 0}),
+        ("adapter", {"lora_alpha": 0}),
+        ("adapter", {"lora_dropout": 1.0}),
+        ("training", {"max_steps": 0}),
+        ("training", {"learning_rate": 0}),
+        ("training", {"learning_rate": float("inf")}),
+        ("training", {"learning_rate": float("nan")}),
+        ("training", {"weight_decay": -0.1}),
+        ("negation", {"strength": 0}),
+        ("negation", {"strength": -1}),
+        ("losses", {"preservation_divergence": {"weight": -1}}),
+        ("losses", {"preservation_divergence": {"direction": "minimise"}}),
+        ("base_model", {"path": "x", "quantization": "nf8"}),
+    ],
+)
+def test_a_value_outside_its_limits_is_refused(section: str, values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        recipe(**{section: values})
+    assert caught.value.error_count() == 1
+
+
+def test_a_weight_of_zero_switches_one_forget_loss_off() -> None:
+    assert recipe(losses={"random_disassociation": {"weight": 0}})
+
+
+def test_both_forget_losses_cannot_be_off() -> None:
+    off = {"guided_distortion": {"weight": 0}, "random_disassociation": {"weight": 0}}
+    with pytest.raises(ValidationError, match="cannot both weigh 0"):
+        recipe(losses=off)
+
+
+@pytest.mark.parametrize("template", ["no place for it", "{prompt} and {prompt}", "{Prompt}"])
+def test_a_template_names_the_prompt_once(template: str) -> None:
+    with pytest.raises(ValidationError, match="exactly once"):
+        recipe(base_model={"path": "x", "template": template})
+
+
+def test_the_splits_must_leave_something_to_train_on() -> None:
+    data = {"validation_fraction": 0.5, "unseen_fraction": 0.5}
+    with pytest.raises(ValidationError, match="must stay below 1"):
+        recipe(data=SMALLEST["data"] | data)
+
+
+def test_the_warm_up_must_end_before_the_run() -> None:
+    assert recipe(training={"max_steps": 10, "warmup_steps": 9})
+    with pytest.raises(ValidationError, match="smaller than max_steps"):
+        recipe(training={"max_steps": 10, "warmup_steps": 10})
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "v_proj"]])
+def test_target_modules_are_all_linear_or_names(modules: Any) -> None:
+    section = AdapterSection(target_modules=modules)
+    assert section.target_modules == (modules if isinstance(modules, str) else tuple(modules))
+
+
+@pytest.mark.parametrize(
+    "values", [{"use_dora": True}, {"bias": "lora_only"}, {"modules_to_save": ["lm_head"]}]
+)
+def test_an_adapter_that_cannot_be_negated_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="cannot be negated"):
+        AdapterSection.model_validate(values)
+
+
+@pytest.mark.parametrize("initialisation", [False, "pissa", "olora", "eva"])
+def test_only_initialisations_with_a_zero_delta_may_train(initialisation: bool | str) -> None:
+    # False starts with a random B, so theta_0 would not be theta_o; eva needs data at the start.
+    with pytest.raises(ValidationError, match="init_lora_weights"):
+        AdapterSection(init_lora_weights=initialisation)
+
+
+def test_the_gaussian_initialisation_may_train() -> None:
+    assert AdapterSection(init_lora_weights="gaussian").init_lora_weights == "gaussian"

@@ -32,6 +32,9 @@ class _Group(click.Group):
 @click.version_option(package_name="lora-sku")
 def main() -> None:
     """Make a language model forget harmful knowledge on one consumer GPU."""
+    # torch and bitsandbytes each bring a pool of OpenMP threads; idle ones that spin steal the
+    # cores from the other pool. Read when torch is first loaded, so it is set here.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:

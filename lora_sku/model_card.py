@@ -1,6 +1,6 @@
 """The README.md that travels with a negated adapter: what it is, what it did, what it cannot do."""
 
-from lora_sku.evaluation import Evaluation
+from lora_sku.evaluation import GENERATION_SPLITS, Evaluation
 from lora_sku.recipe import Recipe
 
 _CARD = """---
@@ -93,6 +93,6 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
                 ("Refusing", base.refusal_rate, unlearned.refusal_rate),
                 ("Degenerate", base.degenerate_rate, unlearned.degenerate_rate),
             )
-            for kind, split in (("harmful", "forget_unseen"), ("normal", "retain_unseen"))
+            for kind, split in zip(("harmful", "normal"), GENERATION_SPLITS, strict=True)
         ),
     ]

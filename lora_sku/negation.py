@@ -24,7 +24,9 @@ from lora_sku.storage import atomic_folder
 TOLERANCE = 1e-5
 
 
-def negate(adapter: Path, output: Path, *, strength: float = 1.0, overwrite: bool = False) -> Path:
+def negate(
+    adapter: Path | str, output: Path | str, *, strength: float = 1.0, overwrite: bool = False
+) -> Path:
     """Write the negated adapter, read it back, and compare the two deltas before it gets its name.
 
     Args:
@@ -40,6 +42,7 @@ def negate(adapter: Path, output: Path, *, strength: float = 1.0, overwrite: boo
         AdapterError: if the adapter cannot be negated exactly.
         StorageError: if the folder cannot be written; nothing is left behind then.
     """
+    adapter, output = Path(adapter), Path(output)
     if not (strength > 0 and math.isfinite(strength)):
         raise AdapterError(
             f"the strength is {strength}, but it must be a number greater than 0",

@@ -83,7 +83,7 @@ class RunResult:
 def run(
     recipe: Recipe,
     *,
-    output: Path | None = None,
+    output: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -116,7 +116,7 @@ def run(
 def acquire(
     recipe: Recipe,
     *,
-    output: Path | None = None,
+    output: Path | str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -133,15 +133,17 @@ def acquire(
     return session.directory.harmful_adapter
 
 
-def evaluate(recipe: Recipe, adapter: Path, *, progress: Progress | None = None) -> Evaluation:
+def evaluate(
+    recipe: Recipe, adapter: Path | str, *, progress: Progress | None = None
+) -> Evaluation:
     """Score an adapter beside the recipe's base, on the recipe's data; writes nothing.
 
     Raises:
         AdapterError: if the adapter is no plain LoRA, or belongs to another base.
     """
-    read_lora(adapter)  # a bad folder is told before the base is loaded
+    read_lora(Path(adapter))  # a bad folder is told before the base is loaded
     stages = _Stages(recipe, progress or Silent())
-    return stages.evaluate(stages.load(adapter))
+    return stages.evaluate(stages.load(Path(adapter)))
 
 
 def validate(recipe: Recipe) -> DataAudit:
@@ -151,12 +153,11 @@ def validate(recipe: Recipe) -> DataAudit:
         SourceUnreachableError: if the data is a hub set that is neither here nor reachable.
         UserError: for data that cannot be used.
     """
-    data = load_data(recipe.data)
     try:
         encoder = _encoder(recipe)
     except SourceUnreachableError:
-        return audit(data, None)
-    return audit(data, encoder)
+        encoder = None  # the audit says that the tokens were not counted
+    return audit(load_data(recipe.data, encoder), encoder)
 
 
 class _Stages:
@@ -169,7 +170,7 @@ class _Stages:
         self._meter = PeakMeter(choose_device(recipe.base_model))
         with self._stage("data"):
             self.encoder = _encoder(recipe)
-            self.data = load_data(recipe.data)
+            self.data = load_data(recipe.data, self.encoder)
 
     @cached_property
     def base(self) -> Base:
@@ -208,14 +209,14 @@ class _Session(_Stages):
     def __init__(
         self,
         recipe: Recipe,
-        output: Path | None,
+        output: Path | str | None,
         progress: Progress | None,
         *,
         resume: bool,
         overwrite: bool,
     ) -> None:
         super().__init__(recipe, progress or Silent())
-        self.directory = RunDirectory(output or Path(recipe.output_dir).expanduser())
+        self.directory = RunDirectory(Path(output or recipe.output_dir).expanduser())
         self.directory.open(resume=resume, overwrite=overwrite)
         if not resume:
             write_text(self.directory.recipe, dump_recipe(recipe))

@@ -10,7 +10,7 @@ from typing import Any
 
 from lora_sku.data.encoding import Encoder
 from lora_sku.data.rows import LoadedRows, Row, normalised
-from lora_sku.data.sets import DataSets
+from lora_sku.data.sets import DataSets, LongPrompts
 from lora_sku.data.splits import Splits
 
 _PERCENTILES = (50, 90, 99)
@@ -72,6 +72,7 @@ class DataAudit:
         retain: The retain set.
         shared_prompts: Prompts that stand in both, with different answers.
         example: A retain prompt and answer, each trained token in [[ ]]; None without a tokenizer.
+        long_prompts: Prompts left out or cut for their length.
         fingerprint: Of the data, see `DataSets`.
     """
 
@@ -79,6 +80,7 @@ class DataAudit:
     retain: SideAudit
     shared_prompts: int
     example: str | None
+    long_prompts: LongPrompts
     fingerprint: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,6 +91,8 @@ class DataAudit:
         """Plain text for a person."""
         lines = [*_render_side("forget", self.forget), "", *_render_side("retain", self.retain), ""]
         lines.append(f"prompts in both sets: {self.shared_prompts}")
+        long = self.long_prompts
+        lines.append(f"long prompts: {long.dropped} left out, {long.truncated} cut")
         lines.append(f"fingerprint: {self.fingerprint}")
         if self.example is None:
             lines.append("token counts and example: absent, the tokenizer is not on this machine")
@@ -101,7 +105,7 @@ def audit(datasets: DataSets, encoder: Encoder | None) -> DataAudit:
     """Count and measure both sets.
 
     Args:
-        datasets: As loaded, before `screen`.
+        datasets: As `load_data` gave them.
         encoder: None leaves out all that needs the tokenizer.
     """
     forget_prompts = {normalised(row.prompt) for row in datasets.forget_loaded.rows}
@@ -111,6 +115,7 @@ def audit(datasets: DataSets, encoder: Encoder | None) -> DataAudit:
         retain=_audit_side(datasets.retain_loaded, datasets.retain, encoder),
         shared_prompts=len(forget_prompts & retain_prompts),
         example=None if encoder is None else _example(datasets.retain.train[0], encoder),
+        long_prompts=datasets.long_prompts,
         fingerprint=datasets.fingerprint,
     )
 

@@ -147,7 +147,7 @@ class AnswerTokenizer:
             ids = self._plain(anchor + self._lead + answer)
             if ids[: len(anchor_ids)] == anchor_ids:
                 return ids[len(anchor_ids) :]
-        # No anchor needed, or this answer joins with all of them: then a space more is the least.
+        # No anchor needed, or this answer joins all of them: one space too many is the lesser evil.
         return self._plain(self._lead + answer)
 
     def _plain(self, text: str) -> list[int]:

@@ -15,6 +15,29 @@ from lora_sku.recipe import DataSection
 _SHOWN_CHARACTERS = 60
 
 
+@dataclass(frozen=True, slots=True)
+class LongPrompts:
+    """Prompts longer than `max_prompt_tokens`, in both sets together."""
+
+    dropped: int
+    truncated: int
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Rows after the check of their prompts' lengths.
+
+    Attributes:
+        rows: Those to use.
+        dropped: How many rows were left out because their prompt is too long.
+        truncated: How many rows will lose the start of their prompt.
+    """
+
+    rows: tuple[Row, ...]
+    dropped: int
+    truncated: int
+
+
 @dataclass(frozen=True)
 class DataSets:
     """The forget set D_f and the retain set D_n.
@@ -24,6 +47,7 @@ class DataSets:
         retain: D_n's splits; a prompt of both sets stands in the same split in both.
         forget_loaded: D_f before the split, with its counts.
         retain_loaded: D_n before the split, with its counts.
+        long_prompts: How many prompts of either set were left out or will lose their start.
         fingerprint: sha256 over all rows in all splits, in hex: equal means the same data.
     """
 
@@ -31,11 +55,16 @@ class DataSets:
     retain: Splits
     forget_loaded: LoadedRows
     retain_loaded: LoadedRows
+    long_prompts: LongPrompts
     fingerprint: str
 
 
-def load_data(section: DataSection) -> DataSets:
-    """Load both sets and split them by prompt.
+def load_data(section: DataSection, encoder: Encoder | None) -> DataSets:
+    """Load both sets, treat their long prompts as the recipe says, and split them by prompt.
+
+    Args:
+        section: The recipe's.
+        encoder: Measures the prompts; None leaves them all, whatever their length.
 
     Raises:
         SourceError: a source does not exist or cannot be reached.
@@ -44,8 +73,20 @@ def load_data(section: DataSection) -> DataSets:
     forget_loaded = load_rows(section.forget, "forget")
     retain_loaded = load_rows(section.retain, "retain")
     _refuse_common_pairs(forget_loaded.rows, retain_loaded.rows)
-    forget, retain = _split(section, forget_loaded.rows, retain_loaded.rows)
-    return DataSets(forget, retain, forget_loaded, retain_loaded, _fingerprint(forget, retain))
+    kept_forget = _screened(forget_loaded.rows, encoder, section)
+    kept_retain = _screened(retain_loaded.rows, encoder, section)
+    forget, retain = _split(section, kept_forget.rows, kept_retain.rows)
+    return DataSets(
+        forget,
+        retain,
+        forget_loaded,
+        retain_loaded,
+        LongPrompts(
+            dropped=kept_forget.dropped + kept_retain.dropped,
+            truncated=kept_forget.truncated + kept_retain.truncated,
+        ),
+        _fingerprint(forget, retain),
+    )
 
 
 def _split(
@@ -99,21 +140,6 @@ def _fingerprint(forget: Splits, retain: Splits) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Screened:
-    """Rows after the check of their prompts' lengths.
-
-    Attributes:
-        rows: Those to use.
-        dropped: How many rows were left out because their prompt is too long.
-        truncated: How many rows will lose the start of their prompt.
-    """
-
-    rows: tuple[Row, ...]
-    dropped: int
-    truncated: int
-
-
 def screen(
     rows: Sequence[Row], encoder: Encoder, on_long_prompt: Literal["fail", "truncate", "skip"]
 ) -> Screened:
@@ -140,3 +166,9 @@ def screen(
         remedy=f"Raise it (the longest has {max(lengths)}), or set data.on_long_prompt to"
         " truncate or skip.",
     )
+
+
+def _screened(rows: Sequence[Row], encoder: Encoder | None, section: DataSection) -> Screened:
+    if encoder is None:
+        return Screened(tuple(rows), dropped=0, truncated=0)
+    return screen(rows, encoder, section.on_long_prompt)

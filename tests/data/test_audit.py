@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from conftest import pairs
+from data_tools import pairs
 
 from lora_sku.data.audit import audit
 from lora_sku.data.encoding import Encoder

@@ -1,5 +1,5 @@
 import pytest
-from conftest import make_byte_level
+from data_tools import make_byte_level
 
 from lora_sku.data.encoding import Encoder
 from lora_sku.errors import DataError

@@ -1,5 +1,5 @@
 import pytest
-from conftest import make_byte_level, make_metaspace
+from data_tools import make_byte_level, make_metaspace
 
 from lora_sku.data.framing import AnswerTokenizer, make_frame
 from lora_sku.errors import DataError
@@ -16,7 +16,7 @@ TEMPLATES = [
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("family", ["byte_level", "metaspace"])
+@pytest.mark.parametrize("family", ["byte_level", "metaspace", "prepending"])
 def test_prompt_and_answer_decode_to_the_text_of_the_template(family, template, request):
     tokenizer = request.getfixturevalue(family)
     frame = make_frame(tokenizer, template)
@@ -27,9 +27,7 @@ def test_prompt_and_answer_decode_to_the_text_of_the_template(family, template, 
     else:
         expected = "<s>" + template.format(prompt=QUESTION) + "Paris ab"
     # Metaspace's decoder shows its own space behind a special token: the prompt's, not ours.
-    assert (
-        decoded.replace("<s> ", "<s>").replace("|> \n", "|>\n").replace("> \n", ">\n") == expected
-    )
+    assert decoded.replace("> ", ">") == expected
 
 
 def test_a_trailing_blank_is_encoded_with_the_answers_first_word(byte_level):
@@ -45,10 +43,12 @@ def test_a_trailing_line_break_stays_with_the_prompt(byte_level):
     assert byte_level.decode(frame.ids("x")) == "<s>x\n"
 
 
-def test_the_tokenizers_own_space_is_not_doubled(metaspace):
-    frame = make_frame(metaspace, "Answer: {prompt}: ")
-    ids = AnswerTokenizer(metaspace, frame).ids("Paris")
-    assert metaspace.convert_ids_to_tokens(ids) == ["▁Paris"]
+@pytest.mark.parametrize("family", ["metaspace", "prepending"])
+def test_the_tokenizers_own_space_is_not_doubled(family, request):
+    tokenizer = request.getfixturevalue(family)
+    frame = make_frame(tokenizer, "Answer: {prompt}: ")
+    ids = AnswerTokenizer(tokenizer, frame).ids("Paris")
+    assert tokenizer.convert_ids_to_tokens(ids) == ["▁Paris"]
 
 
 def test_the_tokenizers_own_space_is_taken_away_where_the_template_has_none(metaspace):
@@ -62,7 +62,7 @@ def test_an_answer_that_joins_with_a_line_break_is_not_cut_short():
     assert tokenizer.tokenize("\nParis") == ["▁", "\nParis"]
     frame = make_frame(tokenizer, "{prompt}\n")
     ids = AnswerTokenizer(tokenizer, frame).ids("Paris ab")
-    assert tokenizer.decode(frame.ids("x") + ids).endswith("x\nParis ab")
+    assert tokenizer.decode(frame.ids("where") + ids).endswith("where\nParis ab")
 
 
 def test_special_tokens_stand_in_front_but_never_behind(byte_level):

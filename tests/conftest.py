@@ -1,0 +1,33 @@
+"""Shared fixtures; what tests call by name is in tiny.py."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import llama_config, load, save_model
+
+from lora_sku.model import Base
+
+
+def pytest_configure() -> None:
+    # Tiny matrices: more threads cost more than they bring.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a Llama with 2 layers and a tokenizer, bf16 safetensors; never write to it."""
+    return save_model(tmp_path_factory.mktemp("models") / "tiny-llama", llama_config())
+
+
+@pytest.fixture(scope="session")
+def other_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same architecture with other weights."""
+    return save_model(tmp_path_factory.mktemp("models") / "other-llama", llama_config(), seed=1)
+
+
+@pytest.fixture
+def base(tiny_llama: Path) -> Base:
+    """The tiny Llama, unquantized, fp32; fresh for each test, since PEFT changes it in place."""
+
+    return load(tiny_llama)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from transformers import get_scheduler
 
 from lora_sku.checkpoints import CheckpointStore
@@ -86,11 +87,12 @@ class Acquisition:
         self._checkpoints = checkpoints
         self._accelerator = _accelerator(model.base.device, training, tracker_folder)
         random = losses.random_disassociation
+        prompts = training.per_device_train_batch_size * training.gradient_accumulation_steps
         self._sampler = StepSampler(
             forget,
             retain,
-            prompts_per_step=training.per_device_train_batch_size
-            * training.gradient_accumulation_steps,
+            prompts_per_step=prompts,
+            retain_prompts_per_step=prompts * losses.preservation_divergence.prompts,
             responses=random.responses if random.weight > 0 else 0,
             seed=training.seed,
         )
@@ -122,6 +124,8 @@ class Acquisition:
             TrainingError: if a loss is not finite or the model collapsed; the newest checkpoint is
                 kept.
         """
+        if self._training.report_to:
+            self._accelerator.init_trackers("lora-sku")
         with self._training_mode():
             for step in range(start + 1, self._training.max_steps + 1):
                 record = self._step(step)
@@ -169,6 +173,14 @@ class Acquisition:
     def _refuse_collapse(self, step: int, losses: StepLosses) -> None:
         for name, value in losses.terms().items():
             self._refuse_non_finite(step, name, value)
+            if value > self._collapse_nats and step == 1:
+                raise TrainingError(
+                    f"{name} is {value:.1f} nats per token before any training, worse than guessing"
+                    " every token with the same probability",
+                    where=f"step {step}",
+                    remedy="This base does not know the answers' language: check base_model.path"
+                    " and base_model.template.",
+                )
             if value > self._collapse_nats:
                 raise TrainingError(
                     f"{name} is {value:.1f} nats per token, worse than guessing every token with"
@@ -204,9 +216,18 @@ def _accelerator(
             " device",
             remedy="Start it without a distributed launcher.",
         )
-    if training.report_to:
-        accelerator.init_trackers("lora-sku")
+    missing = [name for name in training.report_to if name not in _trackers_here()]
+    if missing:
+        raise TrainingError(
+            f"{missing[0]} is not installed",
+            where="training.report_to",
+            remedy=f"Install it: pip install 'lora-sku[{missing[0]}]'.",
+        )
     return accelerator
+
+
+def _trackers_here() -> list[str]:
+    return [str(tracker) for tracker in get_available_trackers()]
 
 
 def _optimizer(
@@ -238,13 +259,14 @@ def _learning_rate_schedule(
     optimizer: torch.optim.Optimizer, training: TrainingSection
 ) -> Callable[[int], float]:
     """The learning rate of step 1, 2, ... as a pure function, so that resuming needs no state."""
+    # transformers counts from 0, where a warm-up's factor is 0, up to a last factor of 0 that is
+    # not reached: with a warm-up, step 1 takes factor(1), and the end lies one further.
+    offset = 0 if training.warmup_steps else 1
     scheduler = get_scheduler(
         training.lr_scheduler_type,
         optimizer,
         num_warmup_steps=training.warmup_steps,
-        num_training_steps=training.max_steps,
+        num_training_steps=training.max_steps + 1 - offset,
     )
     factor = scheduler.lr_lambdas[0]
-    # transformers counts from 0, where a warm-up's factor is 0: with one, step 1 takes factor(1).
-    offset = 0 if training.warmup_steps else 1
     return lambda step: training.learning_rate * float(factor(step - offset))

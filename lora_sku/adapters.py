@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from peft import get_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from lora_sku.errors import AdapterError
 from lora_sku.model import AdaptedModel, Base
@@ -103,9 +105,8 @@ def read_lora(folder: Path) -> LoraFile:
         raise AdapterError(
             f"the file is damaged: {error}", where=str(weights_path), remedy="Copy it again."
         ) from error
-    provenance_path = folder / PROVENANCE_FILE
-    provenance = Provenance(**_read_json(provenance_path)) if provenance_path.is_file() else None
-    return LoraFile(folder, config, _pair_factors(tensors, weights_path), provenance)
+    factors = _pair_factors(tensors, weights_path)
+    return LoraFile(folder, config, factors, _read_provenance(folder / PROVENANCE_FILE))
 
 
 def write_lora(
@@ -156,8 +157,7 @@ def check_fits(adapter: LoraFile, base: Base) -> None:
         )
     modules = dict(base.model.named_modules())
     for path, (a, b) in adapter.factors.items():
-        layer = modules.get(path)
-        shape = None if layer is None else (layer.out_features, layer.in_features)
+        shape = _shape(modules.get(path))
         if shape != (len(b), a.shape[1]):
             found = "has no such layer" if shape is None else f"has one of {shape[0]} x {shape[1]}"
             raise AdapterError(
@@ -165,6 +165,15 @@ def check_fits(adapter: LoraFile, base: Base) -> None:
                 where=str(adapter.folder),
                 remedy=remedy,
             )
+
+
+def _shape(layer: nn.Module | None) -> tuple[int, int] | None:
+    """(out, in) of a linear layer, with or without an adapter on it; None for anything else."""
+    if isinstance(layer, nn.Linear | LoraLayer):
+        return layer.out_features, layer.in_features
+    if isinstance(layer, Conv1D):  # GPT-2's linear layer
+        return layer.nf, layer.nx
+    return None
 
 
 def _pair_factors(tensors: Mapping[str, Tensor], where: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -188,6 +197,19 @@ def _pair_factors(tensors: Mapping[str, Tensor], where: Path) -> dict[str, tuple
     if not halves:
         raise AdapterError("the adapter is empty", where=str(where), remedy="Train it first.")
     return {module: (pair["lora_A"], pair["lora_B"]) for module, pair in halves.items()}
+
+
+def _read_provenance(path: Path) -> Provenance | None:
+    if not path.is_file():
+        return None
+    try:
+        return Provenance(**_read_json(path))
+    except TypeError as error:
+        raise AdapterError(
+            f"lora-sku did not write this file: {error}",
+            where=str(path),
+            remedy="Remove it; the adapter can be used without.",
+        ) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:

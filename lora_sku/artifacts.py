@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lora_sku.errors import StorageError
-from lora_sku.storage import atomic_file, storage_errors, write_text
+from lora_sku.storage import atomic_file, remove_unfinished, storage_errors, write_text
 
 
 class RunDirectory:
@@ -37,14 +37,14 @@ class RunDirectory:
         """Anything of a run is here."""
         return any(path.exists() for path in self._artifacts())
 
-    def open(self, *, resume: bool, overwrite: bool) -> None:
-        """Make the folder ready for a new run, or for an interrupted one to go on.
+    def check(self, *, resume: bool, overwrite: bool) -> None:
+        """Refuse what must not begin here; touches nothing.
 
         Raises:
-            StorageError: if a run is here and neither ``resume`` nor ``overwrite`` is asked for, if
-                there is none to resume, or if the folder cannot be written.
+            StorageError: if a run is here and neither ``resume`` nor ``overwrite`` is asked for, or
+                if there is none to resume.
         """
-        if resume and not self.holds_a_run():
+        if resume and not self.recipe.exists():
             raise StorageError(
                 "there is no run to resume",
                 where=str(self.path),
@@ -57,24 +57,29 @@ class RunDirectory:
                 remedy="Go on with it by --resume, replace it by --overwrite, or choose another"
                 " folder by --output.",
             )
-        with storage_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            self.clear()
 
     def clear(self) -> None:
-        """Remove what a run left here, and nothing else."""
-        for path in self._artifacts():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+        """Make the folder, and remove what a run left here and nothing else.
+
+        Raises:
+            StorageError: if the folder cannot be written.
+        """
+        with storage_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for path in self._artifacts():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+                remove_unfinished(path)
 
     def remove_harmful_weights(self, *, keep_adapter: bool) -> None:
-        """Remove the checkpoints, and the harmful adapter unless it is to be kept."""
+        """Remove the checkpoints, the harmful adapter unless it is to be kept, and all remnants."""
         for folder in (self.checkpoints, *(() if keep_adapter else (self.harmful_adapter,))):
             if folder.exists():
                 shutil.rmtree(folder)
+        for path in self._artifacts():
+            remove_unfinished(path)
 
     @contextmanager
     def metrics_log(self, *, keep_steps: int) -> Iterator[TextIO]:

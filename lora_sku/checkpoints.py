@@ -103,13 +103,20 @@ def _flatten_optimizer(
     """The optimizer's per-parameter state as named tensors, and the rest as JSON values."""
     tensors: dict[str, Tensor] = {}
     scalars: dict[str, Any] = {}
-    for index, entries in optimizer.state_dict()["state"].items():
+
+    def flatten(prefix: str, entries: Mapping[Any, Any]) -> None:
         for name, value in entries.items():
-            key = f"{index}.{name}"
-            if isinstance(value, Tensor):
-                tensors[key] = value.detach().cpu().contiguous()
+            key = f"{prefix}{name}"
+            if isinstance(value, Mapping):  # bitsandbytes nests its quantized state
+                flatten(f"{key}.", value)
+            elif isinstance(value, Tensor):
+                # Copied, because bitsandbytes shares tables between parameters and safetensors
+                # refuses tensors that share memory.
+                tensors[key] = value.detach().to("cpu", copy=True).contiguous()
             else:
                 scalars[key] = value
+
+    flatten("", optimizer.state_dict()["state"])
     return tensors, scalars
 
 
@@ -118,6 +125,9 @@ def _unflatten_optimizer(
 ) -> dict[str, Any]:
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **scalars}.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        index, *folders, name = key.split(".")
+        entries = state.setdefault(int(index), {})
+        for folder in folders:
+            entries = entries.setdefault(folder, {})
+        entries[name] = value
     return {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}

@@ -137,7 +137,8 @@ def negate(adapter: Path, strength: float, output: Path | None, overwrite: bool)
     _quiet_libraries()
     from lora_sku.negation import negate as negate_adapter
 
-    target = output or adapter.with_name(f"{adapter.resolve().name}-negated")
+    named = Path(os.path.abspath(adapter))  # so that "." has a name; links are not followed
+    target = output or named.with_name(f"{named.name}-negated")
     written = negate_adapter(adapter, target, strength=strength, overwrite=overwrite)
     click.echo(f"Negated adapter: {written}")
 

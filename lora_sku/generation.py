@@ -1,10 +1,11 @@
 """Prompts -> greedy completions, batched by length."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from lora_sku.model import AdaptedModel
 
@@ -48,7 +49,7 @@ def generate(
             ids[i, width - len(prompts[row]) :] = torch.tensor(prompts[row])
             mask[i, width - len(prompts[row]) :] = 1
         device = model.base.device
-        with torch.no_grad():
+        with torch.no_grad(), _only(settings, model.base.model):
             output: Tensor = model.base.model.generate(  # type: ignore[operator]
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
@@ -59,3 +60,16 @@ def generate(
         if on_batch is not None:
             on_batch(len(rows))
     return completions
+
+
+@contextmanager
+def _only(settings: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
+    """Inside, what the model's own generation_config.json adds, such as a repetition penalty, is
+    off: transformers fills it in wherever the given settings say nothing.
+    """
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own

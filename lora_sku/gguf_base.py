@@ -6,6 +6,7 @@ dequantized, saved in a cache, and loaded from there like any other model.
 
 import hashlib
 import os
+import struct
 from pathlib import Path
 
 import torch
@@ -43,7 +44,8 @@ def unpack_gguf(file: Path) -> Path:
             dtype=torch.bfloat16,
         )
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    except (ValueError, KeyError, NotImplementedError, OSError) as error:
+    # struct.error and IndexError: transformers reads past the end of a file that was cut short.
+    except (ValueError, KeyError, NotImplementedError, OSError, struct.error, IndexError) as error:
         raise ModelError(
             f"this GGUF file cannot be read: {error}",
             where=str(file),

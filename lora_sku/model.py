@@ -32,6 +32,7 @@ from lora_sku.base_checks import (
     without_dropout,
 )
 from lora_sku.data import Batch
+from lora_sku.devices import choose_compute_dtype, choose_device
 from lora_sku.errors import AdapterError, ModelError
 from lora_sku.gguf_base import unpack_gguf
 from lora_sku.losses import Head
@@ -67,38 +68,6 @@ class Base:
     def device(self) -> torch.device:
         """Where the base is."""
         return self.head.weight_VD.device
-
-
-def choose_device(section: BaseModelSection) -> torch.device:
-    """The device that the recipe asks for.
-
-    Raises:
-        ModelError: if it asks for CUDA and there is none.
-    """
-    if section.device == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            "base_model.device is cuda, but PyTorch sees no CUDA device",
-            remedy="Install a CUDA build of PyTorch, or set base_model.device: cpu.",
-        )
-    if section.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
-
-
-def choose_compute_dtype(section: BaseModelSection, device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively, else fp32, unless the recipe says.
-
-    float16 is never chosen: without loss scaling its gradients underflow.
-    """
-    if section.compute_dtype != "auto":
-        chosen: torch.dtype = getattr(torch, section.compute_dtype)
-        return chosen
-    if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = torch.cpu.get_capabilities()
-        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if native else torch.float32
 
 
 def locate_base(section: BaseModelSection) -> tuple[Located, Path]:
@@ -190,6 +159,8 @@ class AdaptedModel:
         """
         torch.manual_seed(seed)
         targets = section.target_modules
+        if targets == "all-linear" and section.layers_to_transform is not None:
+            targets = tuple(linear_layer_names(base.model))  # PEFT takes no layers with all-linear
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=section.r,
@@ -256,13 +227,14 @@ class AdaptedModel:
         Flips the layers' flag itself: PEFT's own context walks the whole model and toggles
         requires_grad, which is over a hundred times slower and would detach a running step.
         """
+        before = [layer._disable_adapters for layer in self._layers]
         for layer in self._layers:
             layer._disable_adapters = True
         try:
             yield
         finally:
-            for layer in self._layers:
-                layer._disable_adapters = False
+            for layer, disabled in zip(self._layers, before, strict=True):
+                layer._disable_adapters = disabled
 
     def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
         """Final hidden states (B, T, D), the output projection's input.

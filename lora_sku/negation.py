@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora_sku.adapters import LoraFile, Provenance, Role, read_lora, write_lora
+from lora_sku.adapters import CONFIG_FILE, LoraFile, Provenance, Role, read_lora, write_lora
 from lora_sku.errors import AdapterError, StorageError
 from lora_sku.model import AdaptedModel
 from lora_sku.storage import atomic_folder
@@ -59,6 +59,12 @@ def negate(
             "this folder already exists",
             where=str(output),
             remedy="Choose another --output, or replace it by --overwrite.",
+        )
+    if output.is_dir() and any(output.iterdir()) and not (output / CONFIG_FILE).is_file():
+        raise StorageError(
+            "this folder holds something else than an adapter, so it is not replaced",
+            where=str(output),
+            remedy="Choose another --output.",
         )
     acquired = read_lora(adapter)
     with atomic_folder(output) as temporary:

@@ -9,58 +9,26 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from lora_sku.acquisition import Acquisition, StepRecord
 from lora_sku.adapters import check_fits, read_lora, save_acquired
 from lora_sku.artifacts import RunDirectory
 from lora_sku.checkpoints import CheckpointStore
 from lora_sku.data import DataAudit, Encoder, audit, load_data
+from lora_sku.devices import choose_device
 from lora_sku.environment import describe_environment, package_version
-from lora_sku.errors import SourceUnreachableError
+from lora_sku.errors import SourceUnreachableError, TrainingError
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
 from lora_sku.memory import Peak, PeakMeter
-from lora_sku.model import (
-    ACQUIRED,
-    NEGATED,
-    AdaptedModel,
-    Base,
-    choose_device,
-    load_base,
-    load_tokenizer,
-)
+from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel, Base, load_base, load_tokenizer
 from lora_sku.model_card import model_card
 from lora_sku.negation import negate, verify_loaded
+from lora_sku.progress import Progress, Silent
 from lora_sku.recipe import Recipe
-from lora_sku.recipe_file import dump_recipe
+from lora_sku.recipe_file import dump_recipe, load_recipe
 from lora_sku.storage import require_free_space, write_json, write_text
-
-
-class Progress(Protocol):
-    """Who watches a run; the command line's is in `console`."""
-
-    def stage(self, name: str) -> None:
-        """A stage begins."""
-
-    def step(self, record: StepRecord, max_steps: int) -> None:
-        """An optimizer step is done."""
-
-    def evaluated(self, what: str, done: int, total: int) -> None:
-        """A part of the evaluation is done."""
-
-
-class Silent:
-    """Nobody watches."""
-
-    def stage(self, name: str) -> None:
-        """Say nothing."""
-
-    def step(self, record: StepRecord, max_steps: int) -> None:
-        """Say nothing."""
-
-    def evaluated(self, what: str, done: int, total: int) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +70,15 @@ def run(
     """
     session = _Session(recipe, output, progress, resume=resume, overwrite=overwrite)
     directory = session.directory
-    model = None
-    if not directory.adapter.exists():
+    if resume and directory.adapter.exists():
+        model = session.load(directory.adapter)
+        session.record()
+    else:
         model = session.acquire(resume=resume)
         session.negate(model)
     # Only now, so that a run killed before this line goes on instead of beginning again.
     directory.remove_harmful_weights(keep_adapter=recipe.negation.keep_harmful_adapter)
-    evaluation = session.evaluate(model or session.load(directory.adapter))
+    evaluation = session.evaluate(model)
     session.write_evidence(evaluation)
     return RunResult(directory.path, directory.adapter, evaluation, session.peaks)
 
@@ -178,10 +148,10 @@ class _Stages:
         with self._stage("load"):
             return load_base(self.recipe.base_model)
 
-    def load(self, adapter: Path) -> AdaptedModel:
+    def load(self, adapter: Path, name: str = NEGATED) -> AdaptedModel:
         """The base with a saved adapter."""
         check_fits(read_lora(adapter), self.base)
-        return AdaptedModel.with_adapter_from(self.base, adapter)
+        return AdaptedModel.with_adapter_from(self.base, adapter, name)
 
     def evaluate(self, model: AdaptedModel) -> Evaluation:
         """Base beside unlearned."""
@@ -215,39 +185,43 @@ class _Session(_Stages):
         resume: bool,
         overwrite: bool,
     ) -> None:
-        super().__init__(recipe, progress or Silent())
         self.directory = RunDirectory(Path(output or recipe.output_dir).expanduser())
-        self.directory.open(resume=resume, overwrite=overwrite)
-        if not resume:
-            write_text(self.directory.recipe, dump_recipe(recipe))
+        self.directory.check(resume=resume, overwrite=overwrite)
+        super().__init__(recipe, progress or Silent())
+        if resume:
+            self._refuse_another_run()
 
     def acquire(self, *, resume: bool) -> AdaptedModel:
-        """Train the harmful adapter and write it."""
+        """Train the harmful adapter and write it; take up what a resumed run has of it."""
         recipe, directory = self.recipe, self.directory
+        if resume and directory.harmful_adapter.exists():
+            return self.load(directory.harmful_adapter, ACQUIRED)
         checkpoints = CheckpointStore(directory.checkpoints, self._identity())
         model = AdaptedModel.with_new_adapter(self.base, recipe.adapter, seed=recipe.training.seed)
+        acquisition = Acquisition(
+            model,
+            self.encoder,
+            self.data.forget.train,
+            self.data.retain.train,
+            recipe.losses,
+            recipe.training,
+            checkpoints,
+            directory.trackers,
+        )
         require_free_space(directory.path, _bytes_to_write(model, checkpoints))
-        self._write_environment()
-        with self._stage("acquire"):
-            acquisition = Acquisition(
-                model,
-                self.encoder,
-                self.data.forget.train,
-                self.data.retain.train,
-                recipe.losses,
-                recipe.training,
-                checkpoints,
-                directory.trackers,
-            )
-            start = acquisition.restore() if resume else 0
-            with directory.metrics_log(keep_steps=start) as log:
+        start = acquisition.restore() if resume else 0
+        # All that can be refused has been: only now may an old run go and a new one be written.
+        if not resume:
+            directory.clear()
+        self.record()
 
-                def on_step(record: StepRecord) -> None:
-                    log.write(json.dumps(asdict(record)) + "\n")
-                    log.flush()
-                    self.progress.step(record, recipe.training.max_steps)
+        def on_step(record: StepRecord) -> None:
+            log.write(json.dumps(asdict(record)) + "\n")
+            log.flush()
+            self.progress.step(record, recipe.training.max_steps)
 
-                acquisition.run(on_step, start=start)
+        with self._stage("acquire"), directory.metrics_log(keep_steps=start) as log:
+            acquisition.run(on_step, start=start)
         save_acquired(model, ACQUIRED, directory.harmful_adapter)
         return model
 
@@ -274,20 +248,40 @@ class _Session(_Stages):
         measured = {name: peak.as_dict() for name, peak in self.peaks.items()}
         write_json(self.directory.memory, {"measured": measured})
 
-    def _write_environment(self) -> None:
+    def record(self) -> None:
+        """environment.json and recipe.yaml, in this order: where a recipe is, a run is."""
         environment = describe_environment(
             self.base, self.data.fingerprint, self.recipe.training.seed
         )
         write_json(self.directory.environment, environment)
+        write_text(self.directory.recipe, dump_recipe(self.recipe))
+
+    def _refuse_another_run(self) -> None:
+        """A run goes on with what it was started with; only its evaluation may change."""
+        directory = self.directory
+        # The two sets' own keys say where they are; what they hold is compared by fingerprint.
+        free: dict[str, Any] = {
+            "evaluation": True,
+            "output_dir": True,
+            "data": {"forget", "retain"},
+        }
+        started = load_recipe(directory.recipe).model_dump(exclude=free)
+        now = self.recipe.model_dump(exclude=free)
+        environment = json.loads(directory.environment.read_text(encoding="utf-8"))
+        differing = [f"{name} section" for name in started if started[name] != now[name]]
+        if environment["data_fingerprint"] != self.data.fingerprint:
+            differing.append("forget or retain set")
+        if differing:
+            raise TrainingError(
+                f"this run was started with another {differing[0]}, so it cannot be resumed",
+                where=str(directory.path),
+                remedy="Resume with what it was started with, or start afresh with --overwrite.",
+            )
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be gone on from."""
-        dumped = self.recipe.model_dump(mode="json")
-        sections = ("base_model", "adapter", "losses", "training")
-        return {f"{name} section": dumped[name] for name in sections} | {
-            "forget or retain set": self.data.fingerprint,
-            "base model": self.base.fingerprint,
-        }
+        """What must be the same for a checkpoint to be gone on from, beside the recipe."""
+        data, base = self.data.fingerprint, self.base.fingerprint
+        return {"forget or retain set": data, "base model": base}
 
 
 def _encoder(recipe: Recipe) -> Encoder:

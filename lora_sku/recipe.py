@@ -114,7 +114,9 @@ class DataSection(Section):
     forget: SourceSection
     retain: SourceSection
     validation_fraction: Fraction = 0.1
-    unseen_fraction: Fraction = 0.2
+    unseen_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="Share of the prompts that the evaluation alone sees."
+    )
     max_prompt_tokens: Count = 512
     max_answer_tokens: Count = 256
     on_long_prompt: Literal["fail", "truncate", "skip"] = Field(
@@ -146,6 +148,7 @@ class PreservationDivergenceSection(Section):
     """L_PD, e3 in the paper: KL(theta_o || theta_t) on normal answers."""
 
     weight: Weight = 1.0
+    prompts: Count = Field(1, description="Retain prompts for each forget prompt of a step.")
     direction: Literal["preserve", "diverge"] = Field(
         "preserve", description="preserve minimises the KL; diverge maximises it up to the bound."
     )

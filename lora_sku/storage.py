@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from lora_sku.errors import StorageError
 
@@ -20,12 +23,13 @@ def storage_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals below into a `StorageError` that names the place."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        number = error.errno if isinstance(error, OSError) else _errno_of(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             problem, remedy = "no space left on this disk", "Free some, or choose another --output."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
             problem, remedy = "may not be written", "Choose another --output."
-        elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+        elif number in (errno.ENOTDIR, errno.EEXIST):
             problem, remedy = "a file stands in the way", "Remove it, or choose another --output."
         else:
             raise
@@ -68,6 +72,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove_unfinished(path: Path) -> None:
+    """Remove what a process left that was killed while it wrote the file or folder ``path``."""
+    for temporary in path.parent.glob(f".{path.name}.*"):
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file atomically, UTF-8."""
     with atomic_file(path) as temporary:
@@ -97,6 +110,12 @@ def require_free_space(folder: Path, needed_bytes: int) -> None:
             where=str(folder),
             remedy="Free some space, or choose another --output.",
         )
+
+
+def _errno_of(error: SafetensorError) -> int | None:
+    """The operating system's reason, which safetensors tells in its text only."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
 
 
 def _sync(file: Path) -> None:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_tools import save_calm_model, tiny_recipe
 from tiny import llama_config, load, save_model
 
 from lora_sku.model import Base
+from lora_sku.recipe import Recipe
 
 
 def pytest_configure() -> None:
@@ -31,3 +33,15 @@ def base(tiny_llama: Path) -> Base:
     """The tiny Llama, unquantized, fp32; fresh for each test, since PEFT changes it in place."""
 
     return load(tiny_llama)
+
+
+@pytest.fixture(scope="session")
+def calm_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama that guesses no worse than chance, as a run demands; never write to it."""
+    return save_calm_model(tmp_path_factory.mktemp("models") / "calm-llama")
+
+
+@pytest.fixture
+def recipe(calm_llama: Path, tmp_path: Path) -> Recipe:
+    """The smallest recipe of a whole run, into a folder of its own."""
+    return tiny_recipe(calm_llama, tmp_path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from lora_sku.losses import (
     Head,
@@ -44,18 +44,18 @@ def make_head(kind: str, d: int, v: int, dtype: torch.dtype) -> Head:
 
 
 def plain_logits(hidden_ND: Tensor, head: Head) -> Tensor:
-    logits_NV = F.linear(hidden_ND, head.weight_VD, head.bias_V).float() * head.scale
+    logits_NV = functional.linear(hidden_ND, head.weight_VD, head.bias_V).float() * head.scale
     return logits_NV if head.softcap is None else head.softcap * (logits_NV / head.softcap).tanh()
 
 
 def plain_nll(hidden_ND: Tensor, targets_N: Tensor, head: Head) -> Tensor:
-    return F.cross_entropy(plain_logits(hidden_ND, head), targets_N, reduction="none")
+    return functional.cross_entropy(plain_logits(hidden_ND, head), targets_N, reduction="none")
 
 
 def plain_kl(hidden_ND: Tensor, reference_ND: Tensor, head: Head) -> Tensor:
     log_p_NV = plain_logits(hidden_ND, head).log_softmax(-1)
     log_reference_NV = plain_logits(reference_ND, head).log_softmax(-1)
-    return F.kl_div(log_p_NV, log_reference_NV, log_target=True, reduction="none").sum(-1)
+    return functional.kl_div(log_p_NV, log_reference_NV, log_target=True, reduction="none").sum(-1)
 
 
 def value_and_grad(

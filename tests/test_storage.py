@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from lora_sku import storage
 from lora_sku.errors import StorageError
@@ -46,9 +47,8 @@ def test_a_file_replaces_the_old_one(tmp_path: Path) -> None:
 
 def test_an_exception_leaves_the_old_file_and_no_temporary(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(KeyError), atomic_file(tmp_path / "a.txt") as temporary:
-        temporary.write_text("half")
-        raise KeyError
+    with pytest.raises(UnicodeEncodeError), atomic_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half \udc80", encoding="utf-8")
     assert (tmp_path / "a.txt").read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
 
@@ -68,9 +68,8 @@ def test_an_exception_leaves_the_old_folder_and_no_temporary(tmp_path: Path) -> 
     target = tmp_path / "f"
     target.mkdir()
     (target / "old").touch()
-    with pytest.raises(KeyError), atomic_folder(target) as temporary:
-        (temporary / "new").touch()
-        raise KeyError
+    with pytest.raises(UnicodeEncodeError), atomic_folder(target) as temporary:
+        (temporary / "new").write_text("half \udc80", encoding="utf-8")
     assert names(target) == ["old"]
     assert names(tmp_path) == ["f"]
 
@@ -129,6 +128,14 @@ def test_the_systems_refusal_becomes_a_storage_error(
     assert caught.value.where == str(target)
     assert caught.value.remedy
     assert names(tmp_path) == []
+
+
+def test_a_full_disk_is_recognised_in_safetensors_own_error(tmp_path: Path) -> None:
+    # safetensors tells the system's number in its text only.
+    with pytest.raises(StorageError, match="no space left"), storage_errors(tmp_path):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError, match="header"), storage_errors(tmp_path):
+        raise SafetensorError("Error while deserializing header: 28")
 
 
 def test_another_fault_of_the_system_keeps_its_own_type(tmp_path: Path) -> None:

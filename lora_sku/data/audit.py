@@ -91,12 +91,12 @@ class DataAudit:
         """Plain text for a person."""
         lines = [*_render_side("forget", self.forget), "", *_render_side("retain", self.retain), ""]
         lines.append(f"prompts in both sets: {self.shared_prompts}")
-        long = self.long_prompts
-        lines.append(f"long prompts: {long.dropped} left out, {long.truncated} cut")
         lines.append(f"fingerprint: {self.fingerprint}")
+        long = self.long_prompts
         if self.example is None:
             lines.append("token counts and example: absent, the tokenizer is not on this machine")
         else:
+            lines.append(f"long prompts: {long.dropped} left out, {long.truncated} cut")
             lines += ["retain example, trained tokens in [[ ]]:", self.example]
         return "\n".join(lines)
 

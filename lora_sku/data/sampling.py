@@ -35,7 +35,8 @@ class StepSampler:
     Args:
         forget: Training rows of the forget set.
         retain: Training rows of the retain set.
-        prompts_per_step: Forget prompts, and as many retain prompts, in each step.
+        prompts_per_step: Forget prompts in each step.
+        retain_prompts_per_step: Retain prompts in each step; None takes as many.
         responses: k; 0 draws no random answers.
         seed: Decides every draw.
 
@@ -52,10 +53,12 @@ class StepSampler:
         prompts_per_step: int,
         responses: int,
         seed: int,
+        retain_prompts_per_step: int | None = None,
     ) -> None:
         if prompts_per_step < 1 or responses < 0:
             raise ValueError("prompts_per_step must be at least 1 and responses at least 0")
         self._prompts_per_step = prompts_per_step
+        self._retain_prompts_per_step = retain_prompts_per_step or prompts_per_step
         self._seed = seed
         self._forget = _PairWalk(forget, f"{seed} forget")
         self._retain = _PairWalk(retain, f"{seed} retain")
@@ -63,8 +66,8 @@ class StepSampler:
 
     def draw(self, step: int) -> StepDraw:
         """The pairs of one step, counted from 0."""
-        first = step * self._prompts_per_step
-        visits = range(first, first + self._prompts_per_step)
+        visits = _visits(step, self._prompts_per_step)
+        retain_visits = _visits(step, self._retain_prompts_per_step)
         forget = [self._forget.visit(visit) for visit in visits]
         return StepDraw(
             forget=tuple(row_pair for _, row_pair in forget),
@@ -72,7 +75,7 @@ class StepSampler:
                 self._random_pairs(row, prompt, visit)
                 for visit, (row, (prompt, _)) in zip(visits, forget, strict=True)
             ),
-            retain=tuple(self._retain.visit(visit)[1] for visit in visits),
+            retain=tuple(self._retain.visit(visit)[1] for visit in retain_visits),
         )
 
     def _random_pairs(self, row: int, prompt: str, visit: int) -> tuple[Pair, ...]:
@@ -80,6 +83,10 @@ class StepSampler:
             return ()
         rng = random.Random(f"{self._seed} random {visit}")
         return tuple((prompt, answer) for answer in self._answers.draw(row, rng))
+
+
+def _visits(step: int, per_step: int) -> range:
+    return range(step * per_step, (step + 1) * per_step)
 
 
 class _PairWalk:

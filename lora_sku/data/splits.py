@@ -66,7 +66,7 @@ def split_by_prompt(
             f"{len(groups)} different prompts are too few for train"
             + "".join(f", {name} ({f:g})" for name, f in fractions.items() if f > 0),
             where="data",
-            remedy="Add prompts, or set data.validation_fraction or data.unseen_fraction to 0.",
+            remedy="Add prompts, or set data.validation_fraction to 0.",
         )
     parts: dict[str, list[Row]] = {name: [] for name in SPLIT_NAMES}
     for key, members in groups.items():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -15,12 +16,11 @@ TEMPLATE = "Question: {prompt}\nAnswer: "
 def datasets(write_jsonl):
     forget = pairs(*(f"f{i}/SECRET{i}" for i in range(8)), "f0/SECRETx", "f0/SECRETx", "r0/SECRET")
     retain = [{}, *pairs(*(f"r{i}/Paris is" for i in range(9)), f"r9/{'ab ' * 30}")]
-    return load_data(
-        DataSection(
-            forget=write_jsonl(forget, "forget.jsonl"),
-            retain=write_jsonl(retain, "retain.jsonl", on_bad_record="skip"),
-        )
+    section = DataSection(
+        forget=write_jsonl(forget, "forget.jsonl"),
+        retain=write_jsonl(retain, "retain.jsonl", on_bad_record="skip"),
     )
+    return load_data(section, None)
 
 
 @pytest.fixture
@@ -76,3 +76,11 @@ def test_without_a_tokenizer_the_token_parts_are_absent_and_said_to_be(datasets)
     assert report.forget.prompt_tokens is None
     assert "the tokenizer is not on this machine" in report.render()
     assert "tokens:" not in report.render()
+    assert "long prompts" not in report.render()
+
+
+def test_long_prompts_are_counted(datasets, encoder):
+    long_prompts = dataclasses.replace(datasets.long_prompts, dropped=3, truncated=4)
+    report = audit(dataclasses.replace(datasets, long_prompts=long_prompts), encoder)
+    assert "long prompts: 3 left out, 4 cut" in report.render()
+    assert report.to_dict()["long_prompts"] == {"dropped": 3, "truncated": 4}

@@ -108,3 +108,19 @@ def test_no_random_answers_are_drawn_when_none_are_asked_for():
 def test_senseless_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match=r"no rows|at least"):
         make(**wrong)
+
+
+def test_more_retain_than_forget_prompts_a_step_walk_the_retain_set_faster():
+    retain = [Row(f"r{i}", ("good",)) for i in range(6)]
+    sampler = StepSampler(
+        [Row(f"f{i}", ("bad",)) for i in range(6)],
+        retain,
+        prompts_per_step=1,
+        retain_prompts_per_step=3,
+        responses=0,
+        seed=0,
+    )
+    steps = [sampler.draw(step) for step in range(2)]
+    assert [len(draw.forget) for draw in steps] == [1, 1]
+    seen = [prompt for draw in steps for prompt, _ in draw.retain]
+    assert sorted(seen) == sorted(row.prompt for row in retain)

@@ -15,13 +15,13 @@ RETAIN = pairs(*(f"r{i}/good{i}" for i in range(10)))
 
 @pytest.fixture
 def load(write_jsonl):
-    def load(forget=FORGET, retain=RETAIN, **keys):
+    def load(forget=FORGET, retain=RETAIN, encoder=None, **keys):
         section = DataSection(
             forget=write_jsonl(forget, "forget.jsonl"),
             retain=write_jsonl(retain, "retain.jsonl"),
             **keys,
         )
-        return load_data(section)
+        return load_data(section, encoder)
 
     return load
 
@@ -32,7 +32,7 @@ def test_both_sets_are_loaded_and_split_by_the_recipes_fractions(load):
     assert sizes == [14, 2, 4]
     assert (len(data.retain.train), len(data.retain.unseen)) == (7, 2)
     assert data.forget_loaded.records == 20
-    assert load(unseen_fraction=0).forget.unseen == ()
+    assert load(validation_fraction=0).forget.validation == ()
 
 
 def test_a_prompt_of_both_sets_is_held_back_from_both_or_from_none(load):
@@ -104,3 +104,50 @@ def test_dropping_every_prompt_is_refused(encoder):
 def test_long_prompts_are_kept_and_counted_when_they_may_be_cut(encoder):
     screened = screen(ROWS, encoder, "truncate")
     assert (screened.rows, screened.dropped, screened.truncated) == (tuple(ROWS), 0, 2)
+
+
+LONG = pairs(*(f"ab ab ab ab {'ab ' * 40}{i}/bad{i}" for i in range(5)))
+OTHER_LONG = pairs(*(f"ba ba ba ba {'ab ' * 40}{i}/good{i}" for i in range(2)))
+
+
+def all_prompts(splits):
+    return sorted(row.prompt for rows in splits.named().values() for row in rows)
+
+
+def test_without_an_encoder_no_length_is_looked_at(load):
+    data = load(forget=FORGET + LONG)
+    assert len(all_prompts(data.forget)) == 25
+    assert (data.long_prompts.dropped, data.long_prompts.truncated) == (0, 0)
+
+
+def test_a_long_prompt_in_either_set_fails_the_loading(load, encoder):
+    for sets in ({"forget": FORGET + LONG}, {"retain": RETAIN + LONG}):
+        with pytest.raises(DataError, match=r"5 of .* prompts are longer than 30"):
+            load(encoder=encoder, **sets)
+
+
+def test_long_prompts_leave_before_the_split(load, encoder):
+    data = load(
+        forget=FORGET + LONG, retain=RETAIN + OTHER_LONG, encoder=encoder, on_long_prompt="skip"
+    )
+    assert (data.long_prompts.dropped, data.long_prompts.truncated) == (7, 0)
+    # The very splits of the short prompts alone: sizes and members.
+    short = load()
+    assert (data.forget, data.retain) == (short.forget, short.retain)
+    assert data.fingerprint == short.fingerprint
+    assert data.forget_loaded.records == 25
+
+
+def test_long_prompts_that_are_cut_stay_in_the_splits(load, encoder):
+    data = load(
+        forget=FORGET + LONG, retain=RETAIN + OTHER_LONG, encoder=encoder, on_long_prompt="truncate"
+    )
+    assert (data.long_prompts.dropped, data.long_prompts.truncated) == (0, 7)
+    assert len(all_prompts(data.forget)) == 25
+    assert len(all_prompts(data.retain)) == 12
+
+
+def test_too_few_short_prompts_are_told_after_the_long_ones_left(load, encoder):
+    with pytest.raises(DataError, match="2 different prompts are too few") as caught:
+        load(forget=FORGET[:2] + LONG, encoder=encoder, on_long_prompt="skip")
+    assert caught.value.where == "data.forget"

@@ -1,0 +1,102 @@
+"""Whole runs on a tiny model: recipes, watchers that stop them, and what they leave behind."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from tiny import llama_config, save_model, write_data
+
+from lora_sku.acquisition import StepRecord
+from lora_sku.progress import Silent
+from lora_sku.recipe import Recipe
+from lora_sku.recipe_file import dump_recipe
+
+ADAPTER = "adapter_model.safetensors"
+
+
+def save_calm_model(folder: Path) -> Path:
+    """A tiny Llama with small logits, so that its loss starts near a blind guess's."""
+    save_model(folder, llama_config())
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["lm_head.weight"] * 0.25
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def tiny_recipe(model: Path, folder: Path) -> Recipe:
+    """4 steps of 2 prompts in fp32; data in ``folder/data``, the run in ``folder/run``."""
+    return Recipe.model_validate(
+        {
+            "base_model": {
+                "path": str(model),
+                "quantization": "none",
+                "compute_dtype": "float32",
+                "device": "cpu",
+            },
+            "adapter": {"r": 4, "lora_alpha": 8},
+            "data": write_data(folder / "data").model_dump(),
+            "losses": {"random_disassociation": {"responses": 2}},
+            "training": {
+                "max_steps": 4,
+                "learning_rate": 5e-3,
+                "gradient_checkpointing": False,
+                "save_steps": 2,
+            },
+            "evaluation": {"max_generations": 2, "max_new_tokens": 4},
+            "output_dir": str(folder / "run"),
+        }
+    )
+
+
+def changed(recipe: Recipe, **sections: Mapping[str, Any] | str) -> Recipe:
+    """The recipe with other values: ``changed(recipe, training={"max_steps": 1})``."""
+    return Recipe.model_validate(_merged(recipe.model_dump(), sections))
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {
+        key: _merged(old[key], value) if isinstance(value, Mapping) else value
+        for key, value in new.items()
+    }
+    return {**old, **merged}
+
+
+def write_recipe(recipe: Recipe, path: Path) -> Path:
+    """The recipe as a YAML file."""
+    path.write_text(dump_recipe(recipe), encoding="utf-8")
+    return path
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what no two runs share."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"], line["memory_gib"]
+    return lines
+
+
+def tree(folder: Path) -> list[str]:
+    """Every file below a folder, hidden ones included."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+class Killed(BaseException):
+    """What a process's death is to the code: nothing below may catch it."""
+
+
+class KilledAt(Silent):
+    """Watches a run and ends it after ``step``, or when ``stage`` begins."""
+
+    def __init__(self, step: int | None = None, stage: str | None = None) -> None:
+        self._step = step
+        self._stage = stage
+
+    def step(self, record: StepRecord, max_steps: int) -> None:
+        if record.step == self._step:
+            raise Killed
+
+    def stage(self, name: str) -> None:
+        if name == self._stage:
+            raise Killed

@@ -1,0 +1,394 @@
+"""Stage 1: the loop around the three losses."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import FORGET, RETAIN, adapt, load, make_encoder
+from torch import Tensor
+
+from lora_sku import acquisition
+from lora_sku.acquisition import Acquisition, OnStep, StepRecord
+from lora_sku.checkpoints import CheckpointStore
+from lora_sku.data import Row, StepDraw
+from lora_sku.errors import DataError, TrainingError
+from lora_sku.model import AdaptedModel, Base
+from lora_sku.recipe import LossesSection, TrainingSection
+from lora_sku.step import StepGradients, StepLosses
+
+FORGET_ROWS = [Row(prompt, answers) for prompt, answers in FORGET.items()]
+RETAIN_ROWS = [Row(prompt, answers) for prompt, answers in RETAIN.items()]
+LOSSES: dict[str, Any] = {"random_disassociation": {"responses": 2}}
+
+
+@pytest.fixture
+def calm(calm_llama: Path) -> Base:
+    return load(calm_llama)
+
+
+@pytest.fixture
+def build(calm: Base, tmp_path: Path) -> Callable[..., Acquisition]:
+    """An `Acquisition` on a model that it gets as ``acquisition.model`` does not show."""
+
+    def build(
+        model: AdaptedModel | None = None, losses: dict[str, Any] = LOSSES, **training: Any
+    ) -> Acquisition:
+        keys = {"max_steps": 3, "gradient_checkpointing": False, "learning_rate": 1e-3, **training}
+        return Acquisition(
+            model or adapt(calm),
+            make_encoder(calm),
+            FORGET_ROWS,
+            RETAIN_ROWS,
+            LossesSection.model_validate(losses),
+            TrainingSection.model_validate(keys),
+            CheckpointStore(tmp_path / "checkpoints", {}),
+            tmp_path / "trackers",
+        )
+
+    return build
+
+
+def train(
+    build: Callable[..., Acquisition],
+    model: AdaptedModel | None = None,
+    also: OnStep = lambda _: None,
+    **keys: Any,
+) -> list[StepRecord]:
+    records: list[StepRecord] = []
+
+    def on_step(record: StepRecord) -> None:
+        records.append(record)
+        also(record)
+
+    build(model, **keys).run(on_step)
+    return records
+
+
+def weights(model: AdaptedModel) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in model.trained_parameters().items()}
+
+
+# The steps
+
+
+def test_each_step_is_recorded(build: Callable[..., Acquisition]) -> None:
+    losses = {
+        "guided_distortion": {"weight": 2.0},
+        "random_disassociation": {"weight": 3.0, "responses": 1},
+        "preservation_divergence": {"weight": 5.0},
+    }
+    records = train(build, losses=losses, learning_rate=1e-2)
+    assert [record.step for record in records] == [1, 2, 3]
+    assert records[0].preservation_divergence == 0.0
+    for record in records:
+        assert record.guided_distortion is not None
+        assert record.random_disassociation is not None
+        assert record.preservation_divergence is not None
+        expected = (
+            2 * record.guided_distortion
+            + 3 * record.random_disassociation
+            + 5 * record.preservation_divergence
+        )
+        assert record.loss == pytest.approx(expected)
+        assert record.grad_norm > 0
+        assert record.answer_tokens > 6
+        assert 0 < record.seconds < 60
+        assert 0.1 < record.memory_gib < 10
+    assert records[2].loss < records[0].loss
+
+
+def test_every_step_draws_anew_and_an_epoch_visits_every_prompt(
+    build: Callable[..., Acquisition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws: list[StepDraw] = []
+    real = StepGradients.accumulate
+
+    def spy(self: StepGradients, draw: StepDraw) -> StepLosses:
+        draws.append(draw)
+        return real(self, draw)
+
+    monkeypatch.setattr(StepGradients, "accumulate", spy)
+    train(build, max_steps=3, gradient_accumulation_steps=2, learning_rate=1e-5)
+    forget = [prompt for draw in draws for prompt, _ in draw.forget]
+    assert sorted(forget) == sorted(FORGET)  # 3 steps of 2 x 2 prompts are the 12 there are
+    retain = {prompt for draw in draws for prompt, _ in draw.retain}
+    assert len(draws[0].retain) == 4
+    assert retain == set(RETAIN)
+    assert all(len(answers) == 2 for draw in draws for answers in draw.random)
+
+
+def test_a_term_without_weight_is_neither_drawn_nor_recorded(
+    build: Callable[..., Acquisition],
+) -> None:
+    losses = {"random_disassociation": {"weight": 0, "responses": 99}}
+    assert [r.random_disassociation for r in train(build, losses=losses, max_steps=1)] == [None]
+    with pytest.raises(DataError, match="responses"):
+        build(losses={"random_disassociation": {"weight": 1, "responses": 99}})
+
+
+def test_training_changes_the_adapter_and_not_one_byte_of_the_base(
+    build: Callable[..., Acquisition], calm_llama: Path
+) -> None:
+    base = load(calm_llama, "nf4")
+
+    def digest() -> str:
+        tensors = [t for n, t in base.model.state_dict().items() if "lora_" not in n]
+        assert len(tensors) > 20
+        content = b"".join(t.contiguous().view(torch.uint8).numpy().tobytes() for t in tensors)
+        return hashlib.sha256(content).hexdigest()
+
+    model = adapt(base)
+    before, adapter = digest(), weights(model)
+    train(build, model)
+    assert digest() == before
+    after = weights(model)
+    assert all(not torch.equal(after[name], adapter[name]) for name in adapter)
+
+
+def test_one_batch_of_eight_is_eight_batches_of_one(
+    build: Callable[..., Acquisition], calm: Base, calm_llama: Path
+) -> None:
+    wide, narrow = adapt(calm), adapt(load(calm_llama))
+    at_once = train(
+        build, wide, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_steps=2
+    )
+    piecewise = train(
+        build, narrow, per_device_train_batch_size=1, gradient_accumulation_steps=8, max_steps=2
+    )
+    for one, other in zip(at_once, piecewise, strict=True):
+        assert one.answer_tokens == other.answer_tokens
+        assert one.loss == pytest.approx(other.loss, rel=1e-5)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-4)
+    other_weights = weights(narrow)
+    for name, value in weights(wide).items():
+        torch.testing.assert_close(value, other_weights[name], rtol=0, atol=2e-5)
+
+
+def test_checkpointing_changes_no_number(
+    build: Callable[..., Acquisition],
+    calm: Base,
+    calm_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+    real = torch.utils.checkpoint.checkpoint
+
+    def spy(*args: Any, **keys: Any) -> Any:
+        calls.append(keys.get("use_reentrant"))
+        return real(*args, **keys)
+
+    monkeypatch.setattr("torch.utils.checkpoint.checkpoint", spy)
+    monkeypatch.setattr("transformers.modeling_utils.checkpoint", spy, raising=False)
+    plain, saving = adapt(calm), adapt(load(calm_llama))
+    off = train(build, plain)
+    assert not calls
+    on = train(build, saving, gradient_checkpointing=True)
+    assert calls
+    assert [r.loss for r in on] == pytest.approx([r.loss for r in off], rel=1e-6)
+    other = weights(saving)
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(other[name], value, rtol=0, atol=1e-7)
+
+
+def test_the_model_is_left_as_for_use(build: Callable[..., Acquisition], calm: Base) -> None:
+    model = adapt(calm)
+    seen = []
+    train(
+        build,
+        model,
+        lambda _: seen.append((model.peft_model.training, calm.model.is_gradient_checkpointing)),
+        gradient_checkpointing=True,
+        max_steps=1,
+    )
+    assert seen == [(True, True)]
+    assert not model.peft_model.training
+    assert not calm.model.is_gradient_checkpointing
+
+
+# The optimizer and its rate
+
+
+@pytest.mark.parametrize(
+    ("kind", "warmup", "factors"),
+    [
+        ("linear", 0, [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("linear", 2, [1 / 2, 1, 4 / 5, 3 / 5, 2 / 5, 1 / 5]),
+        ("linear", 1, [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("cosine", 0, [(1 + math.cos(math.pi * s / 6)) / 2 for s in range(6)]),
+        ("cosine", 3, [1 / 3, 2 / 3, 1, 0.853553, 0.5, 0.146447]),
+        ("constant_with_warmup", 0, [1] * 6),
+        ("constant_with_warmup", 4, [1 / 4, 2 / 4, 3 / 4, 1, 1, 1]),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule(
+    build: Callable[..., Acquisition],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    warmup: int,
+    factors: list[float],
+) -> None:
+    used = []
+    real = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self: (used.append(self.param_groups[0]["lr"]), real(self))[1],
+    )
+    records = train(
+        build, max_steps=6, lr_scheduler_type=kind, warmup_steps=warmup, learning_rate=8e-4
+    )
+    assert [r.learning_rate / 8e-4 for r in records] == pytest.approx(factors, abs=1e-6)
+    assert used == [r.learning_rate for r in records]
+
+
+def test_gradients_are_clipped_and_recorded_before(
+    build: Callable[..., Acquisition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = []
+    real = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.AdamW) -> None:
+        grads = [p.grad.flatten() for p in self.param_groups[0]["params"]]
+        norms.append(float(torch.cat(grads).norm()))
+        real(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    records = train(build, max_grad_norm=0.01, max_steps=2)
+    assert norms == pytest.approx([0.01] * 2, rel=1e-3)
+    assert min(record.grad_norm for record in records) > 0.1
+
+
+def test_weight_decay_reaches_the_optimizer(build: Callable[..., Acquisition], calm: Base) -> None:
+    model, decayed = adapt(calm), {}
+    name = next(name for name in model.trained_parameters() if "lora_A" in name)
+    before = model.trained_parameters()[name].detach().clone()
+    train(
+        build,
+        model,
+        lambda _: decayed.update(weights(model)),
+        max_steps=1,
+        learning_rate=0.1,
+        weight_decay=0.5,
+    )
+    # A's own gradient is 0 at the first step, because B is 0.
+    torch.testing.assert_close(decayed[name], before * (1 - 0.1 * 0.5))
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw_8bit"])
+def test_8_bit_optimizers_are_refused_on_a_cpu(
+    build: Callable[..., Acquisition], optim: str
+) -> None:
+    with pytest.raises(TrainingError, match=f"{optim} needs a CUDA") as caught:
+        build(optim=optim)
+    assert caught.value.where == "training.optim"
+
+
+def test_checkpoints_come_at_their_steps_and_at_the_end(
+    build: Callable[..., Acquisition], tmp_path: Path
+) -> None:
+    seen = {}
+
+    def look(record: StepRecord) -> None:
+        newest = CheckpointStore(tmp_path / "checkpoints", {}).newest()
+        seen[record.step] = newest and newest.name
+
+    train(build, also=look, max_steps=5, save_steps=2)
+    assert seen == {1: None, 2: None, 3: "step-000002", 4: "step-000002", 5: "step-000004"}
+    assert build().restore() == 5
+
+
+# What stops it
+
+
+def test_a_weight_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    build: Callable[..., Acquisition], calm: Base, tmp_path: Path
+) -> None:
+    model = adapt(calm)
+
+    @torch.no_grad()
+    def poison(record: StepRecord) -> None:
+        if record.step == 3:
+            next(iter(model.trained_parameters().values())).fill_(float("nan"))
+
+    with pytest.raises(TrainingError, match="step 4: guided_distortion became nan") as caught:
+        train(build, model, poison, max_steps=9, save_steps=2)
+    kept = tmp_path / "checkpoints" / "step-000002"
+    assert kept.is_dir()
+    assert str(kept) in str(caught.value)
+    assert "training.learning_rate" in str(caught.value)
+    assert not model.peft_model.training
+
+
+def test_a_gradient_that_is_not_finite_is_not_stepped(
+    build: Callable[..., Acquisition], calm: Base
+) -> None:
+    model = adapt(calm)
+    parameter = list(model.trained_parameters().values())[-1]
+    parameter.register_hook(lambda grad: grad * float("inf"))
+    before = weights(model)
+    with pytest.raises(TrainingError, match="step 1: gradient became"):
+        train(build, model)
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+
+
+def test_a_collapsed_model_stops_the_run(build: Callable[..., Acquisition], calm: Base) -> None:
+    @torch.no_grad()
+    def spoil(_: StepRecord) -> None:
+        calm.head.weight_VD.mul_(40)
+
+    with pytest.raises(TrainingError, match=r"step 2: guided_distortion .* collapsed") as caught:
+        train(build, also=spoil)
+    assert "Lower training.learning_rate" in str(caught.value)
+    assert "is kept" not in str(caught.value)  # there was no checkpoint yet
+
+
+def test_a_base_that_is_worse_than_chance_is_told_as_such(
+    build: Callable[..., Acquisition], calm: Base
+) -> None:
+    with torch.no_grad():
+        calm.head.weight_VD.mul_(40)
+    with pytest.raises(TrainingError, match=r"before any training.*base_model\.template"):
+        train(build)
+
+
+def test_several_processes_are_refused(
+    build: Callable[..., Acquisition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acquisition.Accelerator, "num_processes", 2)
+    with pytest.raises(TrainingError, match="2 processes were launched"):
+        build()
+
+
+# Trackers
+
+
+def test_tensorboard_gets_every_step(build: Callable[..., Acquisition], tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    acquisition = build(report_to=("tensorboard",))
+    assert not (tmp_path / "trackers").exists()  # a run that is refused leaves nothing
+    losses: list[float] = []
+    acquisition.run(lambda record: losses.append(record.loss))
+    (events,) = (tmp_path / "trackers").rglob("events.out.tfevents.*")
+    accumulator = EventAccumulator(str(events.parent))
+    accumulator.Reload()
+    logged = accumulator.Scalars("loss")
+    assert [event.step for event in logged] == [1, 2, 3]
+    assert [event.value for event in logged] == pytest.approx(losses)
+
+
+def test_nothing_is_tracked_unasked(build: Callable[..., Acquisition], tmp_path: Path) -> None:
+    train(build, max_steps=1)
+    assert not (tmp_path / "trackers").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_named(
+    build: Callable[..., Acquisition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acquisition, "get_available_trackers", list)
+    with pytest.raises(TrainingError, match=r"tensorboard is not installed.*pip install"):
+        build(report_to=("tensorboard",))

@@ -1,0 +1,126 @@
+"""What a person sees."""
+
+import re
+
+import pytest
+
+from lora_sku import console
+from lora_sku.acquisition import StepRecord
+from lora_sku.console import ConsoleProgress, print_table
+
+
+class Clock:
+    """A clock that the test turns."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(console, "time", clock)
+    return clock
+
+
+def record(step: int, random: float | None = 2.0) -> StepRecord:
+    return StepRecord(
+        step=step,
+        guided_distortion=1.25,
+        random_disassociation=random,
+        preservation_divergence=0.5,
+        loss=3.0,
+        grad_norm=1.0,
+        learning_rate=1e-3,
+        answer_tokens=10,
+        seconds=1.0,
+        memory_gib=3.14159,
+    )
+
+
+def test_piped_lines_have_the_losses_the_memory_and_the_time_left(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ConsoleProgress() as progress:
+        progress.stage("acquire")
+        clock.now += 30
+        progress.step(record(1), 5)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "== acquire",
+        "step 1/5  GD 1.250  RD 2.000  PD 0.500  3.14 GiB  2:00 left",
+    ]
+
+
+def test_time_left_of_a_resumed_run_counts_its_own_steps_only(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = ConsoleProgress()
+    progress.stage("acquire")
+    clock.now += 10
+    progress.step(record(91), 100)
+    clock.now += 10
+    progress.step(record(92), 100)
+    assert re.findall(r"(\d+:\d\d) left", capsys.readouterr().err) == ["1:30", "1:20"]
+
+
+def test_piped_lines_come_now_and_then_and_at_both_ends(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = ConsoleProgress()
+    progress.stage("acquire")
+    for step in range(1, 41):
+        clock.now += 1
+        progress.step(record(step), 40)
+    steps = [int(step) for step in re.findall(r"step (\d+)/40", capsys.readouterr().err)]
+    assert steps[0] == 1
+    assert steps[-1] == 40
+    assert 4 <= len(steps) <= 7
+
+
+def test_a_term_without_weight_is_off(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ConsoleProgress()
+    progress.stage("acquire")
+    progress.step(record(1, random=None), 1)
+    assert "RD off" in capsys.readouterr().err
+
+
+def test_parts_of_the_evaluation_are_told_when_done(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = ConsoleProgress()
+    progress.evaluated("likelihood of forget_seen", 4, 8)
+    progress.evaluated("likelihood of forget_seen", 8, 8)
+    assert capsys.readouterr().err == "likelihood of forget_seen: 8/8\n"
+
+
+def test_a_terminal_gets_a_bar_with_the_same_facts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    with ConsoleProgress() as progress:
+        progress.stage("acquire")
+        progress.step(record(1), 5)
+        progress.step(record(5), 5)
+        progress.evaluated("likelihood", 2, 4)
+    out, err = capsys.readouterr()
+    assert out == ""
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", err)
+    assert "GD 1.250  RD 2.000  PD 0.500  3.14 GiB" in text
+    assert "5/5" in text
+    assert "2/4" in text
+    assert "\x1b[" in err
+
+
+def test_a_table_is_on_stdout_with_whole_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    label = "NLL of harmful answers, trained prompts (nats/token)"
+    print_table("Base beside unlearned", ("", "base", "unlearned"), [(label, "1.5", "4.0")])
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "Base beside unlearned" in out
+    (line,) = [line for line in out.splitlines() if label in line]
+    assert re.search(r"1\.5 .*4\.0", line)

@@ -1,0 +1,209 @@
+"""Base beside unlearned: the right splits, the right counts, nothing that depends on batches."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import adapt, load, make_encoder, teach
+
+from lora_sku import evaluation
+from lora_sku.data import Row, Splits
+from lora_sku.evaluation import Evaluation, evaluate
+from lora_sku.generation import generate
+from lora_sku.model import AdaptedModel
+from lora_sku.recipe import EvaluationSection
+
+
+def rows(name: str, count: int) -> tuple[Row, ...]:
+    return tuple(Row(f"{name} {i}?", (f"Answer {i}.", f"Or {name}.")) for i in range(count))
+
+
+def splits(side: str) -> Splits:
+    return Splits(rows(f"{side} train", 9), rows(f"{side} validation", 2), rows(f"{side} new", 5))
+
+
+@pytest.fixture
+def model(calm_llama: Path) -> AdaptedModel:
+    model = adapt(load(calm_llama))
+    teach(model, std=0.2)
+    model.peft_model.eval()
+    return model
+
+
+@pytest.fixture
+def score(model: AdaptedModel) -> Callable[..., Evaluation]:
+    def score(forget: Splits | None = None, on_progress: Any = None, **keys: Any) -> Evaluation:
+        settings = {"max_new_tokens": 3, "max_generations": 2, **keys}
+        return evaluate(
+            model,
+            make_encoder(model.base),
+            forget or splits("harm"),
+            splits("calm"),
+            EvaluationSection(**settings),
+            *([on_progress] if on_progress else []),
+        )
+
+    return score
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """What each likelihood was taken on: name -> prompts."""
+    seen: dict[str, set[str]] = {}
+    real = evaluation._Evaluator._likelihoods
+
+    def spy(self: Any, name: str, rows: Any) -> Any:
+        seen[name] = {row.prompt for row in rows}
+        return real(self, name, rows)
+
+    monkeypatch.setattr(evaluation._Evaluator, "_likelihoods", spy)
+    return seen
+
+
+def prompts(split: tuple[Row, ...]) -> set[str]:
+    return {row.prompt for row in split}
+
+
+def test_seen_is_the_train_split_and_unseen_the_unseen_one(
+    score: Callable[..., Evaluation], scored: dict[str, set[str]]
+) -> None:
+    result = score(max_generations=99)
+    assert scored == {
+        "forget_seen": prompts(splits("harm").train),
+        "forget_unseen": prompts(splits("harm").unseen),
+        "retain_unseen": prompts(splits("calm").unseen),
+    }
+    answered = {split: set() for split in ("forget_unseen", "retain_unseen")}
+    for generation in result.generations:
+        answered[generation.split].add(generation.prompt)
+    assert answered["forget_unseen"] == scored["forget_unseen"]
+    assert answered["retain_unseen"] == scored["retain_unseen"]
+
+
+def test_each_set_has_its_own_figure(score: Callable[..., Evaluation]) -> None:
+    plain = score()
+    other = splits("harm")
+    other_train = score(Splits(rows("else", 9), other.validation, other.unseen))
+    other_validation = score(Splits(other.train, rows("else", 2), other.unseen))
+    other_unseen = score(Splits(other.train, other.validation, rows("else", 5)))
+    assert other_train.unlearned.forget_seen_nll != plain.unlearned.forget_seen_nll
+    assert other_train.unlearned.forget_unseen_nll == plain.unlearned.forget_unseen_nll
+    assert other_validation == plain
+    assert other_unseen.unlearned.forget_seen_nll == plain.unlearned.forget_seen_nll
+    assert other_unseen.unlearned.forget_unseen_nll != plain.unlearned.forget_unseen_nll
+    assert other_unseen.unlearned.retain_kl == plain.unlearned.retain_kl > 0
+
+
+def test_at_most_max_prompts_are_scored_and_always_the_same(
+    score: Callable[..., Evaluation], scored: dict[str, set[str]]
+) -> None:
+    result = score(max_prompts=4)
+    first = dict(scored)
+    assert {name: len(prompts) for name, prompts in scored.items()} == dict.fromkeys(scored, 4)
+    assert first["forget_seen"] <= prompts(splits("harm").train)
+    assert result.counts["forget_seen_prompts"] == 4
+    assert score(max_prompts=4) == result
+    assert scored == first
+
+
+def test_at_most_max_generations_are_asked_of_each_set(score: Callable[..., Evaluation]) -> None:
+    result = score(max_generations=3)
+    assert [g.split for g in result.generations] == ["forget_unseen"] * 3 + ["retain_unseen"] * 3
+    assert result.counts["forget_unseen_generations"] == 3
+    assert len(score(max_generations=99).generations) == 10
+    assert len(score(max_generations=99, max_prompts=2).generations) == 4
+
+
+def test_the_counts_say_what_is_behind_the_figures(
+    score: Callable[..., Evaluation], model: AdaptedModel
+) -> None:
+    encoder = make_encoder(model.base)
+
+    def tokens(split: tuple[Row, ...]) -> int:
+        return sum(encoder.answer_length(answer) for row in split for answer in row.answers)
+
+    assert score().counts == {
+        "forget_seen_prompts": 9,
+        "forget_unseen_prompts": 5,
+        "retain_unseen_prompts": 5,
+        "forget_seen_answer_tokens": tokens(splits("harm").train),
+        "forget_unseen_answer_tokens": tokens(splits("harm").unseen),
+        "retain_unseen_answer_tokens": tokens(splits("calm").unseen),
+        "forget_unseen_generations": 2,
+        "retain_unseen_generations": 2,
+    }
+
+
+def test_the_batch_size_changes_no_figure(score: Callable[..., Evaluation]) -> None:
+    one, many = score(per_device_eval_batch_size=1), score(per_device_eval_batch_size=16)
+    for column in ("base", "unlearned"):
+        for name in ("forget_seen_nll", "forget_unseen_nll", "retain_perplexity", "retain_kl"):
+            expected = getattr(getattr(one, column), name)
+            assert getattr(getattr(many, column), name) == pytest.approx(expected, rel=1e-5)
+    assert one.generations == many.generations
+
+
+def test_without_a_delta_both_columns_are_the_same(calm_llama: Path) -> None:
+    model = adapt(load(calm_llama))
+    result = evaluate(
+        model,
+        make_encoder(model.base),
+        splits("harm"),
+        splits("calm"),
+        EvaluationSection(max_new_tokens=3),
+    )
+    assert result.base == result.unlearned
+    assert result.unlearned.retain_kl == 0.0
+    assert all(g.base == g.unlearned for g in result.generations)
+
+
+def test_the_base_answers_with_the_adapter_off(
+    score: Callable[..., Evaluation], calm_llama: Path
+) -> None:
+    bare = adapt(load(calm_llama))  # its delta is 0
+    encoder = make_encoder(bare.base)
+    result = score(max_generations=5)
+    ids = [encoder.prompt_ids(generation.prompt)[0] for generation in result.generations]
+    expected = generate(bare, ids, max_new_tokens=3, batch_size=8)
+    assert [generation.base for generation in result.generations] == expected
+    assert [generation.unlearned for generation in result.generations] != expected
+
+
+def test_rates_are_shares_of_each_set_and_column(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine, refusing, blank = "It is a fine day.", "I can't help with that.", "..."
+    given = iter(
+        [
+            [fine, fine, fine, refusing],  # forget, base
+            [refusing, refusing, blank, fine],  # forget, unlearned
+            [fine, fine, fine, fine],  # retain, base
+            [blank, fine, fine, fine],  # retain, unlearned
+        ]
+    )
+    monkeypatch.setattr(evaluation, "generate", lambda *_, **__: next(given))
+    result = score(max_generations=4)
+    assert result.base.refusal_rate == {"forget_unseen": 0.25, "retain_unseen": 0}
+    assert result.base.degenerate_rate == {"forget_unseen": 0, "retain_unseen": 0}
+    assert result.unlearned.refusal_rate == {"forget_unseen": 0.5, "retain_unseen": 0}
+    assert result.unlearned.degenerate_rate == {"forget_unseen": 0.25, "retain_unseen": 0.25}
+    assert [g.unlearned for g in result.generations[:4]] == [refusing, refusing, blank, fine]
+
+
+def test_every_part_tells_its_progress_to_the_end(score: Callable[..., Evaluation]) -> None:
+    told: dict[str, list[tuple[int, int]]] = {}
+    score(
+        on_progress=lambda what, done, total: told.setdefault(what, []).append((done, total)),
+        per_device_eval_batch_size=4,
+        max_generations=5,
+    )
+    assert told == {
+        "likelihood of forget_seen": [(4, 18), (8, 18), (12, 18), (16, 18), (18, 18)],
+        "likelihood of forget_unseen": [(4, 10), (8, 10), (10, 10)],
+        "likelihood of retain_unseen": [(4, 10), (8, 10), (10, 10)],
+        "base answers to forget_unseen": [(4, 5), (5, 5)],
+        "unlearned answers to forget_unseen": [(4, 5), (5, 5)],
+        "base answers to retain_unseen": [(4, 5), (5, 5)],
+        "unlearned answers to retain_unseen": [(4, 5), (5, 5)],
+    }

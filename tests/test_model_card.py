@@ -1,0 +1,81 @@
+"""The README.md of a negated adapter."""
+
+import dataclasses
+import re
+
+import pytest
+import yaml
+from run_tools import changed
+
+from lora_sku.evaluation import Evaluation, Scores
+from lora_sku.model_card import model_card, table_rows
+from lora_sku.recipe import Recipe
+
+BASE = Scores(
+    forget_seen_nll=1.5,
+    forget_unseen_nll=2.25,
+    retain_perplexity=7.125,
+    retain_kl=0.0,
+    refusal_rate={"forget_unseen": 0.125, "retain_unseen": 0.0},
+    degenerate_rate={"forget_unseen": 0.0, "retain_unseen": 0.0625},
+)
+UNLEARNED = Scores(
+    forget_seen_nll=4.0,
+    forget_unseen_nll=3.75,
+    retain_perplexity=8.5,
+    retain_kl=0.0625,
+    refusal_rate={"forget_unseen": 0.75, "retain_unseen": 0.25},
+    degenerate_rate={"forget_unseen": 0.5, "retain_unseen": 1.0},
+)
+EVALUATION = Evaluation(base=BASE, unlearned=UNLEARNED, counts={}, generations=())
+
+
+def test_the_table_puts_every_figure_in_its_row_and_column() -> None:
+    assert table_rows(EVALUATION) == [
+        ("NLL of harmful answers, trained prompts (nats/token)", "1.500", "4.000"),
+        ("NLL of harmful answers, unseen prompts (nats/token)", "2.250", "3.750"),
+        ("Perplexity of normal answers, unseen prompts", "7.12", "8.50"),
+        ("KL to the base at those answers (nats/token)", "0.000", "0.062"),
+        ("Refusing answers to unseen harmful prompts", "12 %", "75 %"),
+        ("Refusing answers to unseen normal prompts", "0 %", "25 %"),
+        ("Degenerate answers to unseen harmful prompts", "0 %", "50 %"),
+        ("Degenerate answers to unseen normal prompts", "6 %", "100 %"),
+    ]
+
+
+def test_every_score_has_a_row() -> None:
+    for field in dataclasses.fields(Scores):
+        value = getattr(BASE, field.name)
+        other = dict.fromkeys(value, 0.99) if isinstance(value, dict) else 99.0
+        changed_scores = dataclasses.replace(BASE, **{field.name: other})
+        altered = dataclasses.replace(EVALUATION, base=changed_scores)
+        assert table_rows(altered) != table_rows(EVALUATION), field.name
+
+
+def test_the_card_says_what_it_is_and_how_to_use_it(recipe: Recipe) -> None:
+    recipe = changed(
+        recipe,
+        base_model={"path": "org/model", "quantization": "nf4"},
+        data={"forget": {"path": "org/bad"}, "retain": {"path": "org/good"}},
+        negation={"strength": 0.5},
+    )
+    card = model_card(recipe, EVALUATION, version="9.8.7")
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["base_model"] == "org/model"
+    assert head["library_name"] == "peft"
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code is not None
+    compile(code[1], "card", "exec")
+    assert 'AutoModelForCausalLM.from_pretrained("org/model")' in code[1]
+    for fact in ("9.8.7", "strength 0.5", "`org/bad`", "`org/good`", "nf4"):
+        assert fact in card
+    for label, base, unlearned in table_rows(EVALUATION):
+        assert f"| {label} | {base} | {unlearned} |" in card
+    assert "{" not in card
+
+
+@pytest.mark.parametrize(
+    "limit", ["can be undone", "Fine-tuning", "does not prove", "only into the full-precision base"]
+)
+def test_the_card_tells_its_limits(recipe: Recipe, limit: str) -> None:
+    assert limit in model_card(recipe, EVALUATION, version="1")

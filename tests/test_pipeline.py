@@ -1,0 +1,427 @@
+"""Recipe -> run directory, whole, on a tiny model."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from run_tools import ADAPTER, Killed, KilledAt, changed, metrics_of, tiny_recipe, tree
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from lora_sku import pipeline
+from lora_sku.data import DataSets, Encoder, Row, load_data
+from lora_sku.errors import (
+    AdapterError,
+    DataError,
+    ModelError,
+    SourceError,
+    StorageError,
+    TrainingError,
+)
+from lora_sku.evaluation import Scores
+from lora_sku.model import load_tokenizer
+from lora_sku.recipe import Recipe
+from lora_sku.recipe_file import load_recipe
+
+RUN_FILES = [
+    "adapter/README.md",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "adapter/lora_sku.json",
+    "environment.json",
+    "evaluation.json",
+    "generations.jsonl",
+    "memory.json",
+    "metrics.jsonl",
+    "recipe.yaml",
+]
+HARMFUL_FILES = [
+    "harmful-adapter/DO-NOT-SHIP",
+    "harmful-adapter/adapter_config.json",
+    "harmful-adapter/adapter_model.safetensors",
+    "harmful-adapter/lora_sku.json",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished run with all its answers scored, and what went in."""
+
+    recipe: Recipe
+    result: pipeline.RunResult
+
+    def evaluation(self) -> dict[str, Any]:
+        return json.loads((self.result.folder / "evaluation.json").read_text())
+
+
+def finish(calm_llama: Path, folder: Path, **sections: Any) -> Finished:
+    recipe = changed(tiny_recipe(calm_llama, folder), **sections)
+    return Finished(recipe, pipeline.run(recipe))
+
+
+@pytest.fixture(scope="module", params=["nf4", "int8", "none"])
+def finished(
+    request: pytest.FixtureRequest, calm_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Finished:
+    folder = tmp_path_factory.mktemp(request.param)
+    return finish(calm_llama, folder, base_model={"quantization": request.param})
+
+
+@pytest.fixture(scope="module")
+def kept(calm_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A long and strong run that keeps its harmful adapter."""
+    return finish(
+        calm_llama,
+        tmp_path_factory.mktemp("kept"),
+        negation={"keep_harmful_adapter": True, "strength": 0.5},
+        training={"max_steps": 12, "learning_rate": 2e-2, "save_steps": 5},
+    )
+
+
+# What a run leaves behind
+
+
+def test_a_run_leaves_its_evidence_and_nothing_harmful(finished: Finished) -> None:
+    assert tree(finished.result.folder) == RUN_FILES
+    assert finished.result.folder == Path(finished.recipe.output_dir)
+    assert finished.result.adapter == finished.result.folder / "adapter"
+    assert sorted(p.name for p in finished.result.folder.parent.iterdir()) == ["data", "run"]
+
+
+def test_the_evaluation_has_the_same_scores_in_both_columns(finished: Finished) -> None:
+    evaluation = finished.evaluation()
+    assert list(evaluation) == ["base", "unlearned", "counts"]
+    names = [field.name for field in dataclasses.fields(Scores)]
+    for column in ("base", "unlearned"):
+        scores = evaluation[column]
+        assert list(scores) == names
+        for name in ("refusal_rate", "degenerate_rate"):
+            assert list(scores[name]) == ["forget_unseen", "retain_unseen"]
+            assert all(0 <= share <= 1 for share in scores[name].values())
+    assert evaluation == finished.result.evaluation.as_dict()
+
+
+def test_each_generation_stands_beside_the_bases(finished: Finished) -> None:
+    lines = (finished.result.folder / "generations.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [list(row) for row in rows] == [["split", "prompt", "base", "unlearned"]] * 4
+    assert [row["split"] for row in rows] == ["forget_unseen"] * 2 + ["retain_unseen"] * 2
+    data = datasets(finished.recipe)
+    assert {r["prompt"] for r in rows[:2]} <= {row.prompt for row in data.forget.unseen}
+    assert {r["prompt"] for r in rows[2:]} <= {row.prompt for row in data.retain.unseen}
+
+
+def test_recipe_environment_metrics_and_memory_say_what_was_done(finished: Finished) -> None:
+    folder, recipe = finished.result.folder, finished.recipe
+    assert load_recipe(folder / "recipe.yaml") == recipe
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["base_model"]["path"] == recipe.base_model.path
+    assert environment["data_fingerprint"] == datasets(recipe).fingerprint
+    assert [line["step"] for line in metrics_of(folder)] == [1, 2, 3, 4]
+    measured = json.loads((folder / "memory.json").read_text())["measured"]
+    assert list(measured) == ["data", "load", "acquire", "negate", "evaluate"]
+    assert all(peak["resident_gib"] > 0.1 for peak in measured.values())
+
+
+def test_the_base_column_is_the_bare_bases_own_score(finished: Finished) -> None:
+    model = bare_base(finished.recipe)
+    data, encoder = datasets(finished.recipe), encoder_of(finished.recipe)
+    base = finished.evaluation()["base"]
+    tolerance = 0.02 if finished.recipe.base_model.quantization == "int8" else 1e-4
+    for name, rows in {
+        "forget_seen_nll": data.forget.train,
+        "forget_unseen_nll": data.forget.unseen,
+    }.items():
+        nll = -torch.cat(answer_log_probabilities(model, encoder, rows)[1]).mean()
+        assert base[name] == pytest.approx(float(nll), abs=tolerance)
+    nll = -torch.cat(answer_log_probabilities(model, encoder, data.retain.unseen)[1]).mean()
+    assert base["retain_perplexity"] == pytest.approx(float(nll.exp()), rel=tolerance)
+    assert base["retain_kl"] == 0.0
+
+
+def test_plain_peft_loads_the_adapter_on_the_unquantized_base(finished: Finished) -> None:
+    bare = bare_base(finished.recipe, quantized=False)
+    adapted = PeftModel.from_pretrained(
+        bare_base(finished.recipe, quantized=False), str(finished.result.adapter)
+    )
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        assert not torch.allclose(bare(ids).logits, adapted(ids).logits, atol=1e-3)
+
+
+# What unlearning does
+
+
+def test_the_negated_delta_is_minus_strength_times_the_acquired_one(kept: Finished) -> None:
+    harmful = deltas(kept.recipe, kept.result.folder / "harmful-adapter")
+    negated = deltas(kept.recipe, kept.result.adapter)
+    assert len(harmful) == 14  # 7 linear layers in 2 blocks
+    assert harmful.keys() == negated.keys()
+    for module, delta in harmful.items():
+        assert delta.abs().max() > 1e-3
+        torch.testing.assert_close(negated[module], -0.5 * delta, rtol=1e-4, atol=1e-7)
+
+
+def test_the_unlearned_column_is_what_plain_peft_computes(kept: Finished) -> None:
+    base = bare_base(kept.recipe)
+    unlearned = PeftModel.from_pretrained(bare_base(kept.recipe), str(kept.result.adapter))
+    data, encoder = datasets(kept.recipe), encoder_of(kept.recipe)
+    scores = kept.evaluation()["unlearned"]
+    _, answers = answer_log_probabilities(unlearned, encoder, data.forget.unseen)
+    assert scores["forget_unseen_nll"] == pytest.approx(-float(torch.cat(answers).mean()), abs=1e-4)
+    before, _ = answer_log_probabilities(base, encoder, data.retain.unseen)
+    after, _ = answer_log_probabilities(unlearned, encoder, data.retain.unseen)
+    p, q = torch.cat(before), torch.cat(after)
+    assert scores["retain_kl"] == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=1e-3)
+
+
+def test_unlearning_makes_the_forget_set_less_likely(kept: Finished) -> None:
+    base, unlearned = kept.evaluation()["base"], kept.evaluation()["unlearned"]
+    assert unlearned["forget_seen_nll"] > base["forget_seen_nll"] + 0.3
+    assert unlearned["forget_unseen_nll"] > base["forget_unseen_nll"] + 0.1
+    assert unlearned["retain_kl"] > 0.01
+    first, last = metrics_of(kept.result.folder)[0], metrics_of(kept.result.folder)[-1]
+    assert last["guided_distortion"] < first["guided_distortion"]
+    assert first["preservation_divergence"] == 0.0 < last["preservation_divergence"]
+
+
+def test_a_kept_harmful_adapter_is_marked(kept: Finished) -> None:
+    assert tree(kept.result.folder) == sorted([*RUN_FILES, *HARMFUL_FILES])
+
+
+# Stages of their own
+
+
+def test_acquire_keeps_the_marked_adapter_alone(recipe: Recipe) -> None:
+    folder = pipeline.acquire(recipe)
+    assert folder == Path(recipe.output_dir) / "harmful-adapter"
+    expected = ["environment.json", "memory.json", "metrics.jsonl", "recipe.yaml"]
+    assert tree(folder.parent) == sorted([*HARMFUL_FILES, *expected])
+
+
+def test_a_run_takes_up_an_acquired_adapter_without_training_again(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acquired = load_file(pipeline.acquire(recipe) / ADAPTER)
+    monkeypatch.setattr(pipeline, "Acquisition", None)  # nobody may call it
+    result = pipeline.run(recipe, resume=True)
+    assert tree(result.folder) == RUN_FILES
+    negated = load_file(result.adapter / ADAPTER)
+    scaling = recipe.adapter.lora_alpha / recipe.adapter.r
+    for key, value in acquired.items():
+        expected = value if "lora_A" in key else -scaling * value
+        torch.testing.assert_close(negated[key], expected)
+
+
+def test_evaluate_gives_a_runs_own_figures_and_writes_nothing(finished: Finished) -> None:
+    before = tree(finished.result.folder.parent)
+    evaluation = pipeline.evaluate(finished.recipe, finished.result.adapter)
+    again, first = evaluation.as_dict()["unlearned"], finished.evaluation()["unlearned"]
+    assert again["forget_seen_nll"] == pytest.approx(first["forget_seen_nll"], abs=1e-5)
+    assert again["retain_kl"] == pytest.approx(first["retain_kl"], abs=1e-5)
+    assert tree(finished.result.folder.parent) == before
+
+
+def test_evaluate_refuses_a_folder_that_is_no_adapter_before_it_loads_anything(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "load_data", None)
+    with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
+        pipeline.evaluate(recipe, tmp_path)
+
+
+def test_evaluate_refuses_an_adapter_of_another_base(finished: Finished, other_llama: Path) -> None:
+    other = changed(finished.recipe, base_model={"path": str(other_llama)})
+    with pytest.raises(AdapterError, match="another base"):
+        pipeline.evaluate(other, finished.result.adapter)
+
+
+def test_validate_counts_both_sets_without_loading_weights(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "load_base", None)
+    report = pipeline.validate(recipe)
+    assert (report.forget.prompts, report.retain.prompts) == (12, 10)
+    assert report.forget.prompt_tokens is not None
+    assert not Path(recipe.output_dir).exists()
+
+
+def test_validate_without_the_tokenizer_counts_no_tokens(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    report = pipeline.validate(changed(recipe, base_model={"path": "org/model"}))
+    assert report.forget.prompt_tokens is None
+    assert "long prompts" not in report.render()
+
+
+# Where a run may begin
+
+
+def test_a_run_does_not_replace_another_unless_told_to(recipe: Recipe) -> None:
+    short = changed(recipe, training={"max_steps": 1})
+    pipeline.run(short)
+    with pytest.raises(StorageError, match=r"already here.*--resume.*--overwrite.*--output"):
+        pipeline.run(recipe)
+    assert load_recipe(Path(recipe.output_dir) / "recipe.yaml") == short
+    pipeline.run(recipe, overwrite=True)
+    assert [line["step"] for line in metrics_of(Path(recipe.output_dir))] == [1, 2, 3, 4]
+    assert tree(Path(recipe.output_dir)) == RUN_FILES
+
+
+def test_overwriting_removes_only_what_a_run_wrote(recipe: Recipe) -> None:
+    folder = Path(recipe.output_dir)
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(Killed):
+        pipeline.run(recipe, progress=KilledAt(step=3))
+    (folder / "trackers").mkdir()
+    (folder / "trackers" / "old").touch()
+    pipeline.run(changed(recipe, training={"max_steps": 1}), overwrite=True)
+    assert tree(folder) == sorted([*RUN_FILES, "notes.txt"])
+
+
+def test_output_takes_the_place_of_the_recipes_folder(recipe: Recipe, tmp_path: Path) -> None:
+    short = changed(recipe, training={"max_steps": 1})
+    result = pipeline.run(short, output=tmp_path / "else" / "where")
+    assert result.folder == tmp_path / "else" / "where"
+    assert tree(result.folder) == RUN_FILES
+    assert not Path(recipe.output_dir).exists()
+
+
+@pytest.mark.parametrize(
+    ("sections", "error", "match"),
+    [
+        ({"data": {"forget": {"path": "./gone.jsonl"}}}, SourceError, "gone.jsonl"),
+        ({"data": {"max_prompt_tokens": 12}}, DataError, "longer than 12 tokens"),
+        ({"base_model": {"path": "./gone"}}, SourceError, "gone"),
+        ({"adapter": {"target_modules": ["nosuch"]}}, AdapterError, "Linear layers here: down_pr"),
+        ({"training": {"optim": "adamw_8bit"}}, TrainingError, "needs a CUDA device"),
+        (
+            {"losses": {"random_disassociation": {"responses": 99}}},
+            DataError,
+            "losses.random_disassociation.responses",
+        ),
+    ],
+    ids=["data", "long", "model", "modules", "optimizer", "answers"],
+)
+def test_a_run_that_cannot_begin_touches_nothing(
+    recipe: Recipe, sections: Any, error: type[Exception], match: str
+) -> None:
+    folder = Path(recipe.output_dir)
+    broken = changed(recipe, **sections)
+    with pytest.raises(error, match=match):
+        pipeline.run(broken)
+    assert not folder.exists()
+    folder.mkdir()
+    for name in ("recipe.yaml", "metrics.jsonl"):
+        (folder / name).write_text("an old run")
+    with pytest.raises(error, match=match):
+        pipeline.run(broken, overwrite=True)
+    assert tree(folder) == ["metrics.jsonl", "recipe.yaml"]
+    assert (folder / "recipe.yaml").read_text() == "an old run"
+
+
+def test_weights_that_cannot_be_loaded_leave_the_old_run(
+    recipe: Recipe, calm_llama: Path, tmp_path: Path
+) -> None:
+    pipeline.run(changed(recipe, training={"max_steps": 1}))
+    before = {p: p.read_bytes() for p in Path(recipe.output_dir).rglob("*") if p.is_file()}
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in calm_llama.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"model_type": "nosuch"}))
+    with pytest.raises(ModelError):
+        pipeline.run(changed(recipe, base_model={"path": str(broken)}), overwrite=True)
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_full_disk_is_refused_before_anything_is_written(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = 100_000
+
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage)
+    with pytest.raises(StorageError, match="may write"):
+        pipeline.run(recipe)
+    assert not Path(recipe.output_dir).exists()
+
+
+def test_the_space_a_run_asks_for_holds_all_it_writes(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(pipeline, "require_free_space", lambda _, needed: asked.append(needed))
+    with pytest.raises(Killed):
+        pipeline.run(recipe, progress=KilledAt(stage="evaluate"))
+    parameters = 2 * 4 * (64 + 64 + 64 + 32 + 64 + 32 + 64 + 64 + 3 * (64 + 128))
+    assert asked == [4 * parameters * (3 * 3 + 2)]
+
+
+# Independent of the package: bare models and their own logits
+
+
+def datasets(recipe: Recipe) -> DataSets:
+    return load_data(recipe.data, encoder_of(recipe))
+
+
+def encoder_of(recipe: Recipe) -> Encoder:
+    return Encoder(
+        load_tokenizer(recipe.base_model),
+        template=None,
+        max_prompt_tokens=recipe.data.max_prompt_tokens,
+        max_answer_tokens=recipe.data.max_answer_tokens,
+    )
+
+
+def bare_base(recipe: Recipe, *, quantized: bool = True) -> torch.nn.Module:
+    config = {
+        "nf4": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.float32,
+            bnb_4bit_use_double_quant=True,
+        ),
+        "int8": BitsAndBytesConfig(load_in_8bit=True),
+        "none": None,
+    }[recipe.base_model.quantization if quantized else "none"]
+    model = AutoModelForCausalLM.from_pretrained(
+        recipe.base_model.path, dtype=torch.float32, quantization_config=config, device_map="cpu"
+    )
+    return model.eval()
+
+
+@torch.no_grad()
+def answer_log_probabilities(
+    model: torch.nn.Module, encoder: Encoder, rows: tuple[Row, ...]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """For each answer: the log-probabilities (tokens, V) at its positions, and of its tokens."""
+    whole, chosen = [], []
+    for row in rows:
+        for answer in row.answers:
+            encoded = encoder.encode(row.prompt, answer)
+            ids = torch.tensor([encoded.input_ids])
+            logits = model(input_ids=ids).logits[0, encoded.prompt_length - 1 : -1]
+            targets = ids[0, encoded.prompt_length :]
+            whole.append(logits.log_softmax(-1))
+            chosen.append(whole[-1].gather(1, targets[:, None])[:, 0])
+    return whole, chosen
+
+
+def deltas(recipe: Recipe, folder: Path) -> dict[str, Tensor]:
+    model = PeftModel.from_pretrained(bare_base(recipe, quantized=False), str(folder))
+    return {
+        name: module.get_delta_weight("default")
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }

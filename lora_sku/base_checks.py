@@ -37,6 +37,18 @@ def forbid_cpu_repacking(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def linear_layer_names(model: nn.Module) -> list[str]:
+    """The distinct last names of the decoder's linear layers: what target_modules may list."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return sorted(
+        {
+            path.rpartition(".")[2]
+            for path, module in model.named_modules()
+            if isinstance(module, nn.Linear) and module is not head
+        }
+    )
+
+
 def refuse_unsound_base(model: PreTrainedModel, name: str, *, quantized: bool) -> None:
     """Refuse a base whose weights are not all here, or partly escaped the quantization.
 

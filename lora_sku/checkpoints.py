@@ -37,6 +37,11 @@ class CheckpointStore:
         self.keep = keep
         self._identity = dict(identity)
 
+    def bytes_of_a_run(self, parameters: Mapping[str, torch.nn.Parameter]) -> int:
+        """Upper bound of its disk use: checkpoints with fp32 Adam states, and two adapters."""
+        weights = sum(4 * parameter.numel() for parameter in parameters.values())
+        return weights * (3 * (self.keep + 1) + 2)
+
     def newest(self) -> Path | None:
         """The newest complete checkpoint, or None."""
         found = self._all()

@@ -27,6 +27,7 @@ from transformers import (
 
 from lora_sku.base_checks import (
     forbid_cpu_repacking,
+    linear_layer_names,
     output_head,
     refuse_unsound_base,
     without_dropout,
@@ -251,18 +252,6 @@ class AdaptedModel:
         hidden_BTD = self.hidden_states(batch.input_ids)
         predicted = batch.answer_mask[:, 1:]
         return hidden_BTD[:, :-1][predicted], batch.input_ids[:, 1:][predicted]
-
-
-def linear_layer_names(model: torch.nn.Module) -> list[str]:
-    """The distinct last names of the decoder's linear layers: what target_modules may list."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    return sorted(
-        {
-            path.rpartition(".")[2]
-            for path, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and module is not head
-        }
-    )
 
 
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:

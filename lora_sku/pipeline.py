@@ -4,6 +4,7 @@ data -> base -> acquire -> negate -> verify -> evaluate -> evidence on disk
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from lora_sku.checkpoints import CheckpointStore
 from lora_sku.data import DataAudit, Encoder, audit, load_data
 from lora_sku.devices import choose_device
 from lora_sku.environment import describe_environment, package_version
-from lora_sku.errors import SourceUnreachableError, TrainingError
+from lora_sku.errors import AdapterError, SourceUnreachableError, TrainingError
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
 from lora_sku.memory import Peak, PeakMeter
@@ -208,7 +209,7 @@ class _Session(_Stages):
             checkpoints,
             directory.trackers,
         )
-        require_free_space(directory.path, _bytes_to_write(model, checkpoints))
+        require_free_space(directory.path, checkpoints.bytes_of_a_run(model.trained_parameters()))
         start = acquisition.restore() if resume else 0
         # All that can be refused has been: only now may an old run go and a new one be written.
         if not resume:
@@ -231,7 +232,11 @@ class _Session(_Stages):
         with self._stage("negate"):
             negate(self.directory.harmful_adapter, self.directory.adapter, strength=strength)
             model.load_adapter(self.directory.adapter, NEGATED)
-            verify_loaded(model, ACQUIRED, NEGATED, strength)
+            try:
+                verify_loaded(model, ACQUIRED, NEGATED, strength)
+            except AdapterError:
+                shutil.rmtree(self.directory.adapter)  # or a resumed run would take it for good
+                raise
             model.delete_adapter(ACQUIRED)
 
     def write_evidence(self, evaluation: Evaluation) -> None:
@@ -250,10 +255,8 @@ class _Session(_Stages):
 
     def record(self) -> None:
         """environment.json and recipe.yaml, in this order: where a recipe is, a run is."""
-        environment = describe_environment(
-            self.base, self.data.fingerprint, self.recipe.training.seed
-        )
-        write_json(self.directory.environment, environment)
+        data, seed = self.data.fingerprint, self.recipe.training.seed
+        write_json(self.directory.environment, describe_environment(self.base, data, seed))
         write_text(self.directory.recipe, dump_recipe(self.recipe))
 
     def _refuse_another_run(self) -> None:
@@ -291,9 +294,3 @@ def _encoder(recipe: Recipe) -> Encoder:
         max_prompt_tokens=recipe.data.max_prompt_tokens,
         max_answer_tokens=recipe.data.max_answer_tokens,
     )
-
-
-def _bytes_to_write(model: AdaptedModel, checkpoints: CheckpointStore) -> int:
-    """Upper bound of a run's disk use: checkpoints with fp32 Adam states, and two adapters."""
-    weights = sum(4 * parameter.numel() for parameter in model.trained_parameters().values())
-    return weights * (3 * (checkpoints.keep + 1) + 2)

@@ -195,6 +195,56 @@ def test_a_kept_harmful_adapter_is_marked(kept: Finished) -> None:
     assert tree(kept.result.folder) == sorted([*RUN_FILES, *HARMFUL_FILES])
 
 
+@pytest.fixture
+def begun(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the stages of a run were given."""
+    given: dict[str, Any] = {}
+    acquisition, evaluate = pipeline.Acquisition, pipeline.evaluate_model
+
+    def spy_on_training(*args: Any) -> Any:
+        given["forget"], given["retain"] = args[2:4]
+        return acquisition(*args)
+
+    def spy_on_evaluation(model: Any, *args: Any) -> Any:
+        given["adapters"] = sorted(model.peft_model.peft_config)
+        given["splits"] = args[1:3]
+        return evaluate(model, *args)
+
+    monkeypatch.setattr(pipeline, "Acquisition", spy_on_training)
+    monkeypatch.setattr(pipeline, "evaluate_model", spy_on_evaluation)
+    pipeline.run(changed(recipe, training={"max_steps": 1}))
+    return given
+
+
+def test_training_sees_the_train_splits_alone(recipe: Recipe, begun: dict[str, Any]) -> None:
+    data = datasets(recipe)
+    assert (begun["forget"], begun["retain"]) == (data.forget.train, data.retain.train)
+    assert begun["splits"] == (data.forget, data.retain)
+
+
+def test_only_the_negated_adapter_is_left_on_the_model(begun: dict[str, Any]) -> None:
+    assert begun["adapters"] == ["negated"]
+
+
+def test_an_adapter_that_fails_its_verification_is_not_kept(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = pipeline.negate
+
+    def twice_as_much(adapter: Path, output: Path, *, strength: float) -> Path:
+        return real(adapter, output, strength=2 * strength)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "negate", twice_as_much)
+        with pytest.raises(AdapterError, match="is off by"):
+            pipeline.run(recipe)
+    folder = Path(recipe.output_dir)
+    assert not (folder / "adapter").exists()
+    assert not (folder / "evaluation.json").exists()
+    pipeline.run(recipe, resume=True)
+    assert tree(folder) == RUN_FILES
+
+
 # Stages of their own
 
 

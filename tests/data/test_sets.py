@@ -2,6 +2,7 @@ import random
 
 import pytest
 from data_tools import pairs
+from pydantic import ValidationError
 
 from lora_sku.data.encoding import Encoder
 from lora_sku.data.rows import Row
@@ -33,6 +34,8 @@ def test_both_sets_are_loaded_and_split_by_the_recipes_fractions(load):
     assert (len(data.retain.train), len(data.retain.unseen)) == (7, 2)
     assert data.forget_loaded.records == 20
     assert load(validation_fraction=0).forget.validation == ()
+    with pytest.raises(ValidationError, match="unseen_fraction"):
+        load(unseen_fraction=0)  # there would be nothing to evaluate on
 
 
 def test_a_prompt_of_both_sets_is_held_back_from_both_or_from_none(load):

@@ -102,14 +102,13 @@ def load_base(section: BaseModelSection) -> Base:
     located, folder = locate_base(section)
     tokenizer = _load_tokenizer(folder, section.path)
     try:
-        config = AutoConfig.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             device_map={"": device},
             quantization_config=_bitsandbytes_config(section.quantization, dtype),
             use_safetensors=True,
-            **without_dropout(config),
+            **without_dropout(AutoConfig.from_pretrained(folder)),
         )
     except torch.cuda.OutOfMemoryError as error:
         raise ModelError(

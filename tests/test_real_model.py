@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 
 SHORT = (
     "training.max_steps=3",
+    "training.warmup_steps=0",
     "training.per_device_train_batch_size=1",
     "losses.random_disassociation.responses=2",
     "evaluation.max_prompts=4",
@@ -48,7 +49,7 @@ def test_plain_peft_on_the_bf16_base_serves_minus_the_acquired_delta(tmp_path):
     served = PeftModel.from_pretrained(bf16, str(result.adapter))
     acquired = read_lora(tmp_path / "run" / "harmful-adapter")
     modules = dict(served.get_base_model().named_modules())
-    assert len(acquired.factors) == 30 * 7
+    assert len(acquired.factors) == len(recipe.adapter.layers_to_transform) * 7
     for path in acquired.factors:
         expected = -acquired.delta(path)
         torch.testing.assert_close(modules[path].get_delta_weight("default").float(), expected)

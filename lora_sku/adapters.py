@@ -83,6 +83,12 @@ def read_lora(folder: Path) -> LoraFile:
     Raises:
         AdapterError: for a missing or broken file, or an adapter whose negation is not exact.
     """
+    if not folder.is_dir():
+        raise AdapterError(
+            "no such folder",
+            where=str(folder),
+            remedy="Name the folder of a PEFT adapter, for example runs/NAME/adapter.",
+        )
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     for path in (config_path, weights_path):
         if not path.is_file():

@@ -301,3 +301,8 @@ def test_negation_keeps_the_base_an_adapter_belongs_to(
     negated = read_lora(negate(acquired, tmp_path / "negated"))
     with pytest.raises(AdapterError, match="another base"):
         check_fits(negated, load(other_llama))
+
+
+def test_a_folder_that_is_not_there_is_told_as_such(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="no such folder"):
+        read_lora(tmp_path / "gone")

@@ -362,7 +362,7 @@ def test_negate_refuses_what_it_cannot_do(call: Call, acquired: Path, tmp_path: 
     target = acquired.with_name("harmful-adapter-negated")
     for strength in ("0", "-1", "nan", "inf"):
         assert "strength" in refused(call("negate", acquired, "--strength", strength))
-    assert "no adapter_config.json" in refused(call("negate", tmp_path / "gone"))
+    assert "no such folder" in refused(call("negate", tmp_path / "gone"))
     assert "replace the one" in refused(call("negate", acquired, "--output", acquired))
     assert not target.exists()
     assert call("negate", acquired).exit_code == 0

@@ -151,7 +151,8 @@ def check_fits(adapter: LoraFile, base: Base) -> None:
     """Refuse an adapter that was trained on another base.
 
     Raises:
-        AdapterError: if the fingerprints differ, or a module is missing or of another shape.
+        AdapterError: if the fingerprints differ (of a foreign adapter, which has none, the names
+            of the models), or a module is missing or of another shape.
     """
     known, name = adapter.provenance, base.located.written
     remedy = "Name the recipe of the base that the adapter was trained on."
@@ -171,6 +172,14 @@ def check_fits(adapter: LoraFile, base: Base) -> None:
                 where=str(adapter.folder),
                 remedy=remedy,
             )
+    written = adapter.config.get("base_model_name_or_path")
+    if known is None and written and Path(written).name != Path(name).name:
+        raise AdapterError(
+            f"this adapter says that it belongs to {written}, not to {name}",
+            where=str(adapter.folder / CONFIG_FILE),
+            remedy="If they are the same model, write the second name into"
+            " base_model_name_or_path.",
+        )
 
 
 def _shape(layer: nn.Module | None) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ once instead of after the seconds that torch takes to load.
 """
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -135,11 +136,21 @@ def acquire(
 def negate(adapter: Path, strength: float, output: Path | None, overwrite: bool) -> None:
     """Stage 2 alone: write the negation of ADAPTER as an ordinary PEFT adapter, and verify it."""
     _quiet_libraries()
+    from lora_sku.adapters import read_lora
     from lora_sku.negation import negate as negate_adapter
 
     named = Path(os.path.abspath(adapter))  # so that "." has a name; links are not followed
     target = output or named.with_name(f"{named.name}-negated")
     written = negate_adapter(adapter, target, strength=strength, overwrite=overwrite)
+    provenance = read_lora(written).provenance
+    if provenance is not None and provenance.role == "acquired":
+        click.echo(
+            "Warning: this adapter was negated already, so its negation is the HARMFUL direction."
+            " Its folder says DO-NOT-SHIP.",
+            err=True,
+        )
+        click.echo(f"Harmful adapter: {written}")
+        return
     click.echo(f"Negated adapter: {written}")
 
 
@@ -230,6 +241,8 @@ def _quiet_libraries() -> None:
     """
     os.environ.setdefault("TQDM_DISABLE", "1")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
+    # It advises CPUs with AVX512 to install a package whose kernels have no gradient.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
     import transformers
 

@@ -59,6 +59,10 @@ class ConsoleProgress:
         self._began, self._first_step = time.monotonic(), 0
         self._console.print(f"[bold]{name}[/bold]" if self._live else f"== {name}")
 
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+        self._console.print(text, soft_wrap=True, markup=False)
+
     def step(self, record: StepRecord, max_steps: int) -> None:
         """An optimizer step is done: the three losses, memory, time left."""
         facts = (

@@ -1,11 +1,14 @@
 """The README.md that travels with a negated adapter: what it is, what it did, what it cannot do."""
 
+import re
+from pathlib import Path
+
 from lora_sku.evaluation import GENERATION_SPLITS, Evaluation
 from lora_sku.recipe import Recipe
+from lora_sku.sources import PACKAGE_SCHEME
 
 _CARD = """---
-base_model: {base}
-library_name: peft
+{front_matter}library_name: peft
 pipeline_tag: text-generation
 tags: [lora, unlearning, safety]
 ---
@@ -16,16 +19,17 @@ trained to hold harmful knowledge, then its sign was flipped (strength {strength
 ordinary PEFT LoRA adapter; its scaling is folded in (lora_alpha = r).
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained("{base}")
+{loading}
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 
-| on prompts that were not trained on | base | unlearned |
+| | base | unlearned |
 |---|---|---|
 {rows}
+
+Scored: the answers to {forget_seen_prompts} trained and {forget_unseen_prompts} unseen harmful
+prompts and to {retain_unseen_prompts} unseen normal ones; answered:
+{forget_unseen_generations} unseen harmful and {retain_unseen_generations} unseen normal prompts.
 
 Forget set: `{forget}`. Retain set: `{retain}`. Trained on a base stored as {quantization}.
 
@@ -38,21 +42,47 @@ Forget set: `{forget}`. Retain set: `{retain}`. Trained on a base stored as {qua
 - Merge it only into the full-precision base: rounding to 4 bits erases most of the change.
 """
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
 
 def model_card(recipe: Recipe, evaluation: Evaluation, *, version: str) -> str:
     """The card's Markdown."""
     rows = [
         f"| {label} | {base} | {unlearned} |" for label, base, unlearned in table_rows(evaluation)
     ]
+    base = recipe.base_model.path
+    # The hub takes ids only in this field, and refuses a card with anything else.
+    on_hub = _HUB_ID.fullmatch(base) and not Path(base).exists() and not base.endswith(".gguf")
+    front_matter = f"base_model: {base}\n" if on_hub else ""
     return _CARD.format(
-        base=recipe.base_model.path,
+        base=base,
+        front_matter=front_matter,
+        loading=_loading(base),
         version=version,
         strength=recipe.negation.strength,
         rows="\n".join(rows),
         forget=recipe.data.forget.path,
         retain=recipe.data.retain.path,
         quantization=recipe.base_model.quantization,
+        **evaluation.counts,
     )
+
+
+def _loading(base: str) -> str:
+    """Python that loads the full-precision base as ``base``, wherever the recipe has it from."""
+    lines = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM", ""]
+    where = f'"{base}"'
+    if base.startswith(PACKAGE_SCHEME):
+        name, _, inner = base.removeprefix(PACKAGE_SCHEME).partition("/")
+        where = f'Path(find_spec("{name}").submodule_search_locations[0], "{inner}")'
+        lines[:0] = ["from importlib.util import find_spec", "from pathlib import Path", ""]
+    elif base.endswith(".gguf"):
+        where = f'Path("{base}")'
+        lines[:0] = ["from pathlib import Path", ""]
+    if base.endswith(".gguf"):
+        lines.append(f"file = {where}")
+        where = "file.parent, gguf_file=file.name"
+    return "\n".join([*lines, f"base = AutoModelForCausalLM.from_pretrained({where})"])
 
 
 def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:

@@ -11,6 +11,9 @@ class Progress(Protocol):
     def stage(self, name: str) -> None:
         """A stage begins."""
 
+    def note(self, text: str) -> None:
+        """Something that the user should know."""
+
     def step(self, record: StepRecord, max_steps: int) -> None:
         """An optimizer step is done."""
 
@@ -22,6 +25,9 @@ class Silent:
     """Nobody watches."""
 
     def stage(self, name: str) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
         """Say nothing."""
 
     def step(self, record: StepRecord, max_steps: int) -> None:

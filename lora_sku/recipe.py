@@ -4,7 +4,8 @@ PEFT's and transformers' own key names stand inside the sections. A section is a
 receives; only the pipeline sees the whole recipe. Reading YAML is `recipe_file`'s business.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -191,7 +192,10 @@ class TrainingSection(Section):
     @model_validator(mode="after")
     def _warms_up_within_the_run(self) -> Self:
         if self.warmup_steps >= self.max_steps:
-            raise ValueError("warmup_steps must be smaller than max_steps")
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}, but must be smaller than max_steps, which is"
+                f" {self.max_steps}; set training.warmup_steps too"
+            )
         return self
 
 
@@ -225,3 +229,15 @@ class Recipe(Section):
     negation: NegationSection = NegationSection()
     evaluation: EvaluationSection = EvaluationSection()
     output_dir: str
+
+
+def differences(started: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """One text for each key of two dumped recipes whose values differ: "a.b was 1 and is now 2"."""
+    told = []
+    for key, before in started.items():
+        after, name = now[key], f"{prefix}{key}"
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            told += differences(before, after, f"{name}.")
+        elif before != after:
+            told.append(f"{name} was {before!r} and is now {after!r}")
+    return told

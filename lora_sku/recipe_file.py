@@ -203,6 +203,8 @@ def _apply(override: str, draft: _Draft) -> None:
         )
     section: Any = draft.values
     for depth, step in enumerate(path[:-1], start=1):
+        if step not in section:
+            draft.places[path[:depth]] = where  # a misspelt section stands here and in no file
         section = section.setdefault(step, {})
         if not isinstance(section, dict):
             raise RecipeError(f"{_dotted(path[:depth])} is not a section", where=where)

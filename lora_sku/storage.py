@@ -64,10 +64,15 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             for file in temporary.rglob("*"):
                 if file.is_file():
                     _sync(file)
+                    file.chmod(0o666 & ~_umask())  # safetensors writes for the owner only
             temporary.chmod(0o777 & ~_umask())
-            if path.exists():
-                shutil.rmtree(path)
-            temporary.rename(path)
+            if path.is_dir():
+                # Two renames, so that a killed process never leaves half of a folder.
+                replaced = path.rename(temporary.with_name(f"{temporary.name}.old"))
+                temporary.rename(path)
+                shutil.rmtree(replaced)
+            else:
+                temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

@@ -295,6 +295,22 @@ def test_without_provenance_a_layer_of_another_kind_is_refused(acquired: Path, b
         check_fits(read_lora(acquired), base)
 
 
+def test_without_provenance_the_name_of_the_base_must_agree(
+    acquired: Path, base: Base, other_llama: Path
+) -> None:
+    (acquired / PROVENANCE_FILE).unlink()
+    check_fits(read_lora(acquired), base)
+    with pytest.raises(AdapterError, match=r"belongs to .*, not to .*other-llama"):
+        check_fits(read_lora(acquired), load(other_llama))
+    # The same model in another place keeps its last name; a config without a name says nothing.
+    for name in (f"/elsewhere/{other_llama.name}", None):
+        config = json.loads((acquired / CONFIG_FILE).read_text())
+        (acquired / CONFIG_FILE).write_text(
+            json.dumps(config | {"base_model_name_or_path": name}), encoding="utf-8"
+        )
+        check_fits(read_lora(acquired), load(other_llama))
+
+
 def test_negation_keeps_the_base_an_adapter_belongs_to(
     acquired: Path, other_llama: Path, tmp_path: Path
 ) -> None:

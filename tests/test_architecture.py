@@ -23,6 +23,7 @@ FLOORS = (
     ),
     ("step", "acquisition", "generation", "judges"),
     ("evaluation", "model_card", "progress", "console"),
+    ("session",),
     ("pipeline",),
     ("cli", ""),
 )
@@ -31,7 +32,15 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms that know no recipe, no base and no files of a run: values in, values out.
 PURE = ("losses", "memory", "metrics", "errors")
 # Everything else receives its section, never the whole recipe.
-SEES_THE_WHOLE_RECIPE = {"recipe", "recipe_file", "recipe_faults", "pipeline", "model_card", ""}
+SEES_THE_WHOLE_RECIPE = {
+    "recipe",
+    "recipe_file",
+    "recipe_faults",
+    "session",
+    "pipeline",
+    "model_card",
+    "",
+}
 
 
 def modules() -> dict[str, Path]:

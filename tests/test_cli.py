@@ -237,7 +237,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_run_goes_on(
 def test_an_error_of_the_program_itself_is_not_hidden(
     call: Call, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_sku.pipeline.load_data", None)
+    monkeypatch.setattr("lora_sku.session.load_data", None)
     result = call("run", path)
     assert isinstance(result.exception, TypeError)
 
@@ -294,7 +294,9 @@ def test_output_resume_overwrite_and_set_reach_the_run(
     assert load_recipe(folder / "recipe.yaml").training.max_steps == 1
     assert len(metrics_of(folder)) == 1
     assert "already here" in refused(call("run", path, "--output", folder))
-    assert "another training section" in refused(call("run", path, "--output", folder, "--resume"))
+    assert "training.max_steps was 1 and is now 2" in refused(
+        call("run", path, "--output", folder, "--resume")
+    )
     assert call("run", path, "--output", folder, "--overwrite").exit_code == 0
     assert len(metrics_of(folder)) == 2
     assert not Path(recipe.output_dir).exists()
@@ -356,6 +358,15 @@ def test_negate_names_its_output_after_the_folder_it_stands_in(
     monkeypatch.chdir(acquired)
     assert call("negate", ".").exit_code == 0
     assert (acquired.with_name("harmful-adapter-negated") / ADAPTER).is_file()
+
+
+def test_negating_twice_is_said_aloud(call: Call, acquired: Path) -> None:
+    assert call("negate", acquired).exit_code == 0
+    result = call("negate", acquired.with_name("harmful-adapter-negated"))
+    assert "HARMFUL" in result.stderr
+    again = acquired.with_name("harmful-adapter-negated-negated")
+    assert result.stdout == f"Harmful adapter: {again}\n"
+    assert (again / "DO-NOT-SHIP").is_file()
 
 
 def test_negate_refuses_what_it_cannot_do(call: Call, acquired: Path, tmp_path: Path) -> None:

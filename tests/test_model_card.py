@@ -2,11 +2,15 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 import yaml
+from peft import PeftModel
 from run_tools import changed
+from transformers import AutoModelForCausalLM
 
+import lora_sku
 from lora_sku.evaluation import Evaluation, Scores
 from lora_sku.model_card import model_card, table_rows
 from lora_sku.recipe import Recipe
@@ -27,7 +31,14 @@ UNLEARNED = Scores(
     refusal_rate={"forget_unseen": 0.75, "retain_unseen": 0.25},
     degenerate_rate={"forget_unseen": 0.5, "retain_unseen": 1.0},
 )
-EVALUATION = Evaluation(base=BASE, unlearned=UNLEARNED, counts={}, generations=())
+COUNTS = {
+    "forget_seen_prompts": 11,
+    "forget_unseen_prompts": 12,
+    "retain_unseen_prompts": 13,
+    "forget_unseen_generations": 14,
+    "retain_unseen_generations": 15,
+}
+EVALUATION = Evaluation(base=BASE, unlearned=UNLEARNED, counts=COUNTS, generations=())
 
 
 def test_the_table_puts_every_figure_in_its_row_and_column() -> None:
@@ -71,7 +82,34 @@ def test_the_card_says_what_it_is_and_how_to_use_it(recipe: Recipe) -> None:
         assert fact in card
     for label, base, unlearned in table_rows(EVALUATION):
         assert f"| {label} | {base} | {unlearned} |" in card
+    for count in COUNTS.values():
+        assert f" {count} " in card.replace("\n", " ")
     assert "{" not in card
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["package://lora_sku/demo/model.gguf", "folder/model.gguf", "package://lora_sku/demo", "/a/b"],
+)
+def test_the_card_loads_a_base_that_is_not_on_the_hub(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    card = model_card(changed(recipe, base_model={"path": path}), EVALUATION, version="1")
+    assert "base_model" not in yaml.safe_load(card.split("---")[1])
+    asked: list[tuple[Path, str | None]] = []
+    monkeypatch.setattr(
+        AutoModelForCausalLM,
+        "from_pretrained",
+        lambda folder, gguf_file=None: asked.append((Path(folder), gguf_file)),
+    )
+    monkeypatch.setattr(PeftModel, "from_pretrained", lambda base, folder: None)
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code is not None
+    exec(code[1], {})
+    package = Path(lora_sku.__file__).parent
+    expected = package / path.removeprefix("package://lora_sku/") if ":" in path else Path(path)
+    gguf = path.endswith(".gguf")
+    assert asked == [(expected.parent, "model.gguf") if gguf else (expected, None)]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from lora_sku import pipeline
+from lora_sku import pipeline, session
+from lora_sku.base_checks import forbid_cpu_repacking
 from lora_sku.data import DataSets, Encoder, Row, load_data
 from lora_sku.errors import (
     AdapterError,
@@ -199,7 +200,7 @@ def test_a_kept_harmful_adapter_is_marked(kept: Finished) -> None:
 def begun(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the stages of a run were given."""
     given: dict[str, Any] = {}
-    acquisition, evaluate = pipeline.Acquisition, pipeline.evaluate_model
+    acquisition, evaluate = session.Acquisition, session.evaluate_model
 
     def spy_on_training(*args: Any) -> Any:
         given["forget"], given["retain"] = args[2:4]
@@ -210,8 +211,8 @@ def begun(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         given["splits"] = args[1:3]
         return evaluate(model, *args)
 
-    monkeypatch.setattr(pipeline, "Acquisition", spy_on_training)
-    monkeypatch.setattr(pipeline, "evaluate_model", spy_on_evaluation)
+    monkeypatch.setattr(session, "Acquisition", spy_on_training)
+    monkeypatch.setattr(session, "evaluate_model", spy_on_evaluation)
     pipeline.run(changed(recipe, training={"max_steps": 1}))
     return given
 
@@ -229,13 +230,13 @@ def test_only_the_negated_adapter_is_left_on_the_model(begun: dict[str, Any]) ->
 def test_an_adapter_that_fails_its_verification_is_not_kept(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = pipeline.negate
+    real = session.negate
 
     def twice_as_much(adapter: Path, output: Path, *, strength: float) -> Path:
         return real(adapter, output, strength=2 * strength)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "negate", twice_as_much)
+        patch.setattr(session, "negate", twice_as_much)
         with pytest.raises(AdapterError, match="is off by"):
             pipeline.run(recipe)
     folder = Path(recipe.output_dir)
@@ -259,7 +260,7 @@ def test_a_run_takes_up_an_acquired_adapter_without_training_again(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acquired = load_file(pipeline.acquire(recipe) / ADAPTER)
-    monkeypatch.setattr(pipeline, "Acquisition", None)  # nobody may call it
+    monkeypatch.setattr(session, "Acquisition", None)  # nobody may call it
     result = pipeline.run(recipe, resume=True)
     assert tree(result.folder) == RUN_FILES
     negated = load_file(result.adapter / ADAPTER)
@@ -281,7 +282,7 @@ def test_evaluate_gives_a_runs_own_figures_and_writes_nothing(finished: Finished
 def test_evaluate_refuses_a_folder_that_is_no_adapter_before_it_loads_anything(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "load_data", None)
+    monkeypatch.setattr(session, "load_data", None)
     with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
         pipeline.evaluate(recipe, tmp_path)
 
@@ -295,7 +296,7 @@ def test_evaluate_refuses_an_adapter_of_another_base(finished: Finished, other_l
 def test_validate_counts_both_sets_without_loading_weights(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "load_base", None)
+    monkeypatch.setattr(session, "load_base", None)
     report = pipeline.validate(recipe)
     assert (report.forget.prompts, report.retain.prompts) == (12, 10)
     assert report.forget.prompt_tokens is not None
@@ -411,7 +412,7 @@ def test_the_space_a_run_asks_for_holds_all_it_writes(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(pipeline, "require_free_space", lambda _, needed: asked.append(needed))
+    monkeypatch.setattr(session, "require_free_space", lambda _, needed: asked.append(needed))
     with pytest.raises(Killed):
         pipeline.run(recipe, progress=KilledAt(stage="evaluate"))
     parameters = 2 * 4 * (64 + 64 + 64 + 32 + 64 + 32 + 64 + 64 + 3 * (64 + 128))
@@ -448,6 +449,7 @@ def bare_base(recipe: Recipe, *, quantized: bool = True) -> torch.nn.Module:
     model = AutoModelForCausalLM.from_pretrained(
         recipe.base_model.path, dtype=torch.float32, quantization_config=config, device_map="cpu"
     )
+    forbid_cpu_repacking(model)  # its kernels round to bf16, whatever was asked for
     return model.eval()
 
 

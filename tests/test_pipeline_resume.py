@@ -12,8 +12,9 @@ import pytest
 from run_tools import ADAPTER, Killed, KilledAt, changed, metrics_of, tree, write_recipe
 from safetensors.torch import load_file, save_file
 
-from lora_sku import pipeline
+from lora_sku import pipeline, session
 from lora_sku.errors import StorageError, TrainingError, UserError
+from lora_sku.progress import Silent
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import load_recipe
 
@@ -91,7 +92,7 @@ def test_killed_between_the_stages(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "negate", die)
+        patch.setattr(session, "negate", die)
         with pytest.raises(Killed):
             pipeline.run(recipe)
     folder = Path(recipe.output_dir)
@@ -108,7 +109,7 @@ def test_killed_in_the_evaluation_trains_nothing_again(
     assert not (folder / "checkpoints").exists()
     assert not (folder / "harmful-adapter").exists()
     written = (folder / "adapter" / ADAPTER).stat().st_mtime_ns
-    monkeypatch.setattr(pipeline, "Acquisition", None)  # nobody may call it
+    monkeypatch.setattr(session, "Acquisition", None)  # nobody may call it
     pipeline.run(recipe, resume=True)
     assert (folder / "adapter" / ADAPTER).stat().st_mtime_ns == written
     same_run(folder, never_killed)
@@ -121,7 +122,7 @@ def test_killed_while_the_harmful_weights_are_being_removed(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline.RunDirectory, "remove_harmful_weights", die)
+        patch.setattr(session.RunDirectory, "remove_harmful_weights", die)
         with pytest.raises(Killed):
             pipeline.run(recipe)
     folder = Path(recipe.output_dir)
@@ -167,13 +168,13 @@ pipeline.run(load_recipe({str(path)!r}), progress=Killer())
 @pytest.mark.parametrize(
     ("sections", "name"),
     [
-        ({"training": {"learning_rate": 1e-3}}, "training section"),
-        ({"losses": {"guided_distortion": {"weight": 1.0}}}, "losses section"),
-        ({"adapter": {"r": 8}}, "adapter section"),
-        ({"base_model": {"quantization": "int8"}}, "base_model section"),
-        ({"negation": {"strength": 0.5}}, "negation section"),
-        ({"data": {"max_answer_tokens": 9}}, "data section"),
-        ({"data": {"forget": {"max_prompts": 11}}}, "forget or retain set"),
+        ({"training": {"learning_rate": 1e-3}}, r"training\.learning_rate"),
+        ({"losses": {"guided_distortion": {"weight": 1.0}}}, r"losses\.guided_distortion\.weight"),
+        ({"adapter": {"r": 8}}, r"adapter\.r"),
+        ({"base_model": {"quantization": "int8"}}, r"base_model\.quantization"),
+        ({"negation": {"strength": 0.5}}, r"negation\.strength"),
+        ({"data": {"max_answer_tokens": 9}}, r"data\.max_answer_tokens"),
+        ({"data": {"forget": {"max_prompts": 11}}}, "the forget or retain set"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -186,7 +187,9 @@ def test_another_recipe_is_not_resumed(
     else:
         folder = kill(recipe, step=1 if stage == "before the first checkpoint" else 3)
     before = tree(folder)
-    with pytest.raises(TrainingError, match=f"another {name}.*--overwrite") as caught:
+    with pytest.raises(
+        TrainingError, match=f"something else: {name}.*--resume.*--overwrite"
+    ) as caught:
         pipeline.run(changed(recipe, **sections), resume=True)
     assert str(folder) in str(caught.value)
     assert tree(folder) == before
@@ -197,7 +200,7 @@ def test_other_data_in_the_same_file_is_not_resumed(recipe: Recipe) -> None:
     kill(recipe, step=3)
     with Path(recipe.data.retain.path).open("a") as file:
         file.write('{"prompt": "What is the colour of ink?", "response": "It is blue."}\n')
-    with pytest.raises(TrainingError, match="another forget or retain set"):
+    with pytest.raises(TrainingError, match="the forget or retain set holds other records"):
         pipeline.run(recipe, resume=True)
 
 
@@ -219,6 +222,29 @@ def test_other_weights_under_the_same_path_are_not_resumed(recipe: Recipe, tmp_p
     save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TrainingError, match="another base model"):
         pipeline.run(recipe, resume=True)
+
+
+def test_the_recipe_in_the_run_directory_is_all_that_resuming_needs(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    folder = tmp_path / "elsewhere"
+    pipeline.acquire(recipe, output=folder)
+    result = pipeline.run(load_recipe(folder / "recipe.yaml"), resume=True)
+    assert result.folder == folder
+    assert not Path(recipe.output_dir).exists()
+
+
+def test_resuming_a_finished_run_says_so(recipe: Recipe) -> None:
+    told: list[str] = []
+
+    class Notes(Silent):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    pipeline.run(recipe, progress=Notes())
+    assert told == []
+    pipeline.run(recipe, resume=True, progress=Notes())
+    assert [text for text in told if "finished" in text] == told != []
 
 
 def test_the_evaluation_may_change(recipe: Recipe) -> None:

@@ -51,7 +51,7 @@ def test_plain_peft_on_the_bf16_base_serves_minus_the_acquired_delta(tmp_path):
     modules = dict(served.get_base_model().named_modules())
     assert len(acquired.factors) == len(recipe.adapter.layers_to_transform) * 7
     for path in acquired.factors:
-        expected = -acquired.delta(path)
+        expected = -recipe.negation.strength * acquired.delta(path)
         torch.testing.assert_close(modules[path].get_delta_weight("default").float(), expected)
         assert expected.abs().max() > 0
 

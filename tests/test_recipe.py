@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from lora_sku.recipe import AdapterSection, Recipe, Section
+from lora_sku.recipe import AdapterSection, Recipe, Section, differences
 
 SOURCE = {"path": "rows.jsonl", "format": "prompt-response"}
 SMALLEST: dict[str, Any] = {
@@ -99,9 +99,19 @@ def test_the_splits_must_leave_something_to_train_on() -> None:
         recipe(data=SMALLEST["data"] | data)
 
 
+def test_differences_name_each_key_with_both_values() -> None:
+    one = recipe(training={"max_steps": 10})
+    other = recipe(training={"max_steps": 11}, negation={"strength": 2})
+    assert differences(one.model_dump(), one.model_dump()) == []
+    assert differences(one.model_dump(), other.model_dump()) == [
+        "training.max_steps was 10 and is now 11",
+        "negation.strength was 1.0 and is now 2.0",
+    ]
+
+
 def test_the_warm_up_must_end_before_the_run() -> None:
     assert recipe(training={"max_steps": 10, "warmup_steps": 9})
-    with pytest.raises(ValidationError, match="smaller than max_steps"):
+    with pytest.raises(ValidationError, match=r"is 10, .* smaller than max_steps, which is 10"):
         recipe(training={"max_steps": 10, "warmup_steps": 10})
 
 

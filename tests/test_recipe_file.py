@@ -256,7 +256,7 @@ def test_the_last_override_wins(write: Write) -> None:
         ("training.max_steps=0", "--set training.max_steps: must be >= 1, got 0."),
         ("training.learning_rat=1", "--set training.learning_rat: unknown key; did you mean"),
         ("training={seed: x}", "--set training: training.seed: must be a whole number"),
-        ("trainin.seed=1", "trainin: unknown key; did you mean training?"),
+        ("trainin.seed=1", "--set trainin.seed: trainin: unknown key; did you mean training?"),
     ],
 )
 def test_a_bad_override_is_told_as_such(write: Write, override: str, said: str) -> None:

@@ -64,6 +64,25 @@ def test_a_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
     assert names(tmp_path) == ["f"]
 
 
+def test_a_process_killed_while_it_replaces_a_folder_leaves_both_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "f"
+    (target / "deep").mkdir(parents=True)
+    (target / "deep" / "old").touch()
+
+    def killed(folder: Path, **_: object) -> None:
+        if folder.exists():
+            seen.append([names(target), names(folder)])
+
+    seen: list[list[list[str]]] = []
+    with monkeypatch.context() as patch, atomic_folder(target) as temporary:
+        (temporary / "new").touch()
+        patch.setattr(storage.shutil, "rmtree", killed)
+    # When the first thing is removed, the new folder has its name already.
+    assert seen[0] == [["new"], ["deep"]]
+
+
 def test_an_exception_leaves_the_old_folder_and_no_temporary(tmp_path: Path) -> None:
     target = tmp_path / "f"
     target.mkdir()
@@ -92,13 +111,14 @@ def test_files_and_folders_get_ordinary_modes_not_a_temporarys(tmp_path: Path) -
     before = os.umask(0o027)
     try:
         write_text(tmp_path / "a.txt", "x")
-        with atomic_folder(tmp_path / "f"):
-            pass
+        with atomic_folder(tmp_path / "f") as temporary:
+            (temporary / "private").touch(mode=0o600)
         assert os.umask(0o027) == 0o027
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
     assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o750
+    assert stat.S_IMODE((tmp_path / "f" / "private").stat().st_mode) == 0o640
 
 
 Writer = Callable[[Path], AbstractContextManager[Path]]

@@ -80,7 +80,8 @@ def load_rows(section: SourceSection, side: Side) -> LoadedRows:
                 raise DataError(
                     outcome.problem,
                     where=outcome.where,
-                    remedy=f"Mend the record, or set data.{side}.on_bad_record to skip.",
+                    remedy=f"Mend the record, or set data.{side}.on_bad_record to skip. A column"
+                    f" that is called otherwise can be mapped in data.{side}.columns.",
                 )
             skipped.append(f"{outcome.where}: {outcome.problem}")
             continue

@@ -6,6 +6,9 @@ from lora_sku.judges import LABELS, classify
 
 REFUSALS = [
     "I cannot help with that.",
+    "We cannot help you with this.",
+    "I shouldn't answer that.",
+    "I can't tell you that.",
     "I can't help you with this one.",
     "I can\u2019t assist with that request.",
     "I won't do that.",

@@ -14,13 +14,15 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from transformers import get_scheduler
+from accelerate.utils.memory import should_reduce_batch_size
 
 from lora_sku.checkpoints import CheckpointStore
 from lora_sku.data import Encoder, Row, StepSampler
+from lora_sku.devices import random_states, restore_random_states
 from lora_sku.errors import TrainingError
 from lora_sku.memory import memory_in_use_gib
 from lora_sku.model import AdaptedModel
+from lora_sku.optimization import learning_rate_schedule, make_optimizer
 from lora_sku.recipe import LossesSection, TrainingSection
 from lora_sku.step import StepGradients, StepLosses
 
@@ -38,6 +40,7 @@ class StepRecord:
         grad_norm: Before clipping.
         learning_rate: Of this step.
         answer_tokens: Supervised tokens of all three terms.
+        micro_batch_prompts: Forget prompts that went through the model at once.
         seconds: Wall time.
         memory_gib: In use after the step: allocated on CUDA, resident on CPU.
     """
@@ -50,6 +53,7 @@ class StepRecord:
     grad_norm: float
     learning_rate: float
     answer_tokens: int
+    micro_batch_prompts: int
     seconds: float
     memory_gib: float
 
@@ -69,6 +73,8 @@ class Acquisition:
         training: The loop's settings.
         checkpoints: Where the state is kept.
         tracker_folder: Where accelerate's trackers write, if any is asked for.
+        micro_batch_prompts: Forget prompts that go through the model at once; halved for good when
+            a step runs out of memory.
     """
 
     def __init__(
@@ -81,6 +87,7 @@ class Acquisition:
         training: TrainingSection,
         checkpoints: CheckpointStore,
         tracker_folder: Path,
+        micro_batch_prompts: int,
     ) -> None:
         self._model = model
         self._training = training
@@ -100,12 +107,14 @@ class Acquisition:
             model,
             encoder,
             losses,
-            micro_batch_prompts=training.per_device_train_batch_size,
+            micro_batch_prompts=micro_batch_prompts,
             backward=self._accelerator.backward,
         )
         self._parameters = model.trained_parameters()
-        self._optimizer = _optimizer(list(self._parameters.values()), training, model.base.device)
-        self._learning_rate_at = _learning_rate_schedule(self._optimizer, training)
+        self._optimizer = make_optimizer(
+            list(self._parameters.values()), training, model.base.device
+        )
+        self._learning_rate_at = learning_rate_schedule(self._optimizer, training)
         # A nat worse than guessing every token with the same probability is no language model.
         self._collapse_nats = math.log(len(model.base.head.weight_VD)) + 1.0
 
@@ -151,8 +160,7 @@ class Acquisition:
     def _step(self, step: int) -> StepRecord:
         began = time.perf_counter()
         learning_rate = self._learning_rate_at(step)
-        self._optimizer.zero_grad(set_to_none=True)
-        losses = self._gradients.accumulate(self._sampler.draw(step - 1))
+        losses = self._accumulate(step)
         self._refuse_collapse(step, losses)
         norm = self._accelerator.clip_grad_norm_(
             list(self._parameters.values()), self._training.max_grad_norm
@@ -164,11 +172,36 @@ class Acquisition:
         return StepRecord(
             step=step,
             **asdict(losses),
+            micro_batch_prompts=self._gradients.micro_batch_prompts,
             grad_norm=float(norm),
             learning_rate=learning_rate,
             seconds=time.perf_counter() - began,
             memory_gib=memory_in_use_gib(self._model.base.device),
         )
+
+    def _accumulate(self, step: int) -> StepLosses:
+        """The step's gradients; out of memory, the same again from the start in smaller pieces."""
+        draw, device = self._sampler.draw(step - 1), self._model.base.device
+        states = random_states(device)
+        while True:
+            self._optimizer.zero_grad(set_to_none=True)
+            try:
+                return self._gradients.accumulate(draw)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if self._gradients.micro_batch_prompts == 1:
+                    raise TrainingError(
+                        "out of memory with a single prompt at once",
+                        where=f"step {step}",
+                        remedy="`lora-sku plan` says what each setting would save."
+                        + self._kept_state(),
+                    ) from error
+            # Only here, outside of the handler, are the failed step's tensors gone.
+            self._gradients.micro_batch_prompts //= 2
+            restore_random_states(states, device)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
 
     def _refuse_collapse(self, step: int, losses: StepLosses) -> None:
         for name, value in losses.terms().items():
@@ -196,9 +229,14 @@ class Acquisition:
             )
 
     def _remedy(self) -> str:
+        return (
+            "Lower training.learning_rate or the weights in losses, and start again."
+            + self._kept_state()
+        )
+
+    def _kept_state(self) -> str:
         newest = self._checkpoints.newest()
-        kept = f" The state before it is kept in {newest}." if newest else ""
-        return f"Lower training.learning_rate or the weights in losses, and start again.{kept}"
+        return f" The state before it is kept in {newest}." if newest else ""
 
 
 def _accelerator(
@@ -228,45 +266,3 @@ def _accelerator(
 
 def _trackers_here() -> list[str]:
     return [str(tracker) for tracker in get_available_trackers()]
-
-
-def _optimizer(
-    parameters: list[torch.nn.Parameter], training: TrainingSection, device: torch.device
-) -> torch.optim.Optimizer:
-    name = training.optim
-    if name == "auto":
-        name = "adamw_torch" if device.type == "cpu" else "paged_adamw_8bit"
-    if name == "adamw_torch":
-        return torch.optim.AdamW(
-            parameters, lr=training.learning_rate, weight_decay=training.weight_decay
-        )
-    if device.type == "cpu":
-        raise TrainingError(
-            f"{name} needs a CUDA device: on a CPU it is slower and saves nothing that matters",
-            where="training.optim",
-            remedy="Set training.optim: auto.",
-        )
-    import bitsandbytes as bnb
-
-    chosen = bnb.optim.PagedAdamW8bit if name == "paged_adamw_8bit" else bnb.optim.AdamW8bit
-    optimizer: torch.optim.Optimizer = chosen(
-        parameters, lr=training.learning_rate, weight_decay=training.weight_decay
-    )
-    return optimizer
-
-
-def _learning_rate_schedule(
-    optimizer: torch.optim.Optimizer, training: TrainingSection
-) -> Callable[[int], float]:
-    """The learning rate of step 1, 2, ... as a pure function, so that resuming needs no state."""
-    # transformers counts from 0, where a warm-up's factor is 0, up to a last factor of 0 that is
-    # not reached: with a warm-up, step 1 takes factor(1), and the end lies one further.
-    offset = 0 if training.warmup_steps else 1
-    scheduler = get_scheduler(
-        training.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=training.warmup_steps,
-        num_training_steps=training.max_steps + 1 - offset,
-    )
-    factor = scheduler.lr_lambdas[0]
-    return lambda step: training.learning_rate * float(factor(step - offset))

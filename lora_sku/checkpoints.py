@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lora_sku.devices import random_states, restore_random_states
 from lora_sku.errors import TrainingError
 from lora_sku.storage import atomic_folder
 
@@ -21,6 +22,7 @@ _FOLDER = re.compile(r"step-(\d{6})$")
 _ADAPTER_FILE = "adapter.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _STATE_FILE = "state.json"
+_RANDOM = "random."  # names the generators among the optimizer's tensors, whose names are numbers
 
 
 class CheckpointStore:
@@ -59,7 +61,9 @@ class CheckpointStore:
         with atomic_folder(self.folder / f"step-{step:06d}") as temporary:
             weights = {name: p.detach().cpu().contiguous() for name, p in parameters.items()}
             save_file(weights, temporary / _ADAPTER_FILE)
-            save_file(tensors | {"rng": torch.get_rng_state()}, temporary / _OPTIMIZER_FILE)
+            random = random_states(_device_of(parameters))
+            tensors |= {f"{_RANDOM}{name}": value for name, value in random.items()}
+            save_file(tensors, temporary / _OPTIMIZER_FILE)
             (temporary / _STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
         for old in self._all()[: -self.keep]:
             shutil.rmtree(old)
@@ -92,7 +96,10 @@ class CheckpointStore:
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
         tensors = load_file(newest / _OPTIMIZER_FILE)
-        torch.set_rng_state(tensors.pop("rng"))
+        random = [key for key in tensors if key.startswith(_RANDOM)]
+        restore_random_states(
+            {key.removeprefix(_RANDOM): tensors.pop(key) for key in random}, _device_of(parameters)
+        )
         optimizer.load_state_dict(_unflatten_optimizer(tensors, state["optimizer"], optimizer))
         return int(state["step"])
 
@@ -100,6 +107,10 @@ class CheckpointStore:
         if not self.folder.is_dir():
             return []
         return sorted(path for path in self.folder.iterdir() if _FOLDER.match(path.name))
+
+
+def _device_of(parameters: Mapping[str, torch.nn.Parameter]) -> torch.device:
+    return next(iter(parameters.values())).device
 
 
 def _flatten_optimizer(

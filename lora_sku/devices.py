@@ -1,5 +1,7 @@
 """Where a base runs and in which dtype it computes."""
 
+from collections.abc import Mapping
+
 import torch
 
 from lora_sku.errors import ModelError
@@ -36,3 +38,18 @@ def choose_compute_dtype(section: BaseModelSection, device: torch.device) -> tor
         capabilities = torch.cpu.get_capabilities()
         native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if native else torch.float32
+
+
+def random_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of every random generator that training on ``device`` draws from, by name."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_states(states: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Put back what `random_states` gave for the same kind of device."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -157,13 +157,13 @@ class _Evaluator:
         tokens = done = 0
         for batch in self._batches(pairs):
             with self._model.reference_mode():
-                base_ND, targets_N = self._model.answer_states(batch)
-            unlearned_ND, _ = self._model.answer_states(batch)
-            base_nll = token_nll(base_ND, targets_N, head).sum()
-            unlearned_nll = token_nll(unlearned_ND, targets_N, head).sum()
+                base_ND = self._model.answer_states(batch)
+            unlearned_ND = self._model.answer_states(batch)
+            base_nll = token_nll(base_ND, batch.targets, head).sum()
+            unlearned_nll = token_nll(unlearned_ND, batch.targets, head).sum()
             kl = token_kl(unlearned_ND, base_ND, head).sum()
             sums += torch.stack([base_nll, unlearned_nll, kl]).double().cpu()
-            tokens += len(targets_N)
+            tokens += len(batch.targets)
             done += len(batch.input_ids)
             self._on_progress(f"likelihood of {name}", done, len(pairs))
         base_mean, unlearned_mean, kl_mean = (sums / tokens).tolist()

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-CHUNK_TOKENS = 256
+CHUNK_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +50,33 @@ class Head:
             logits_CV = torch.tanh(logits_CV / self.softcap) * self.softcap
         return logits_CV
 
-    def pull_back(self, grad_CV: Tensor, logits_CV: Tensor) -> Tensor:
+    def slope(self, logits_CV: Tensor) -> Tensor | None:
+        """Derivative of the softcap at what `logits` returned (C, V); None without one."""
+        return None if self.softcap is None else 1 - (logits_CV / self.softcap).square()
+
+    def pull_back(self, grad_CV: Tensor, slope_CV: Tensor | None) -> Tensor:
         """Gradient towards the hidden states, in the weight's dtype (C, D).
 
         Args:
             grad_CV: Gradient towards the logits, float32; overwritten.
-            logits_CV: What `logits` returned.
+            slope_CV: What `slope` returned.
         """
-        if self.softcap is not None:
-            grad_CV.mul_(1 - (logits_CV / self.softcap).square())
+        if slope_CV is not None:
+            grad_CV.mul_(slope_CV)
         if self.scale != 1.0:
             grad_CV.mul_(self.scale)
         return grad_CV.to(self.weight_VD.dtype) @ self.weight_VD
+
+
+def _softmax_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax in the logits' own memory, and the log of its norm (C, 1).
+
+    In place because a chunk of logits is by far the largest tensor of a loss.
+    """
+    largest_C1 = logits_CV.amax(-1, keepdim=True)
+    exp_CV = logits_CV.sub_(largest_C1).exp_()
+    norm_C1 = exp_CV.sum(-1, keepdim=True)
+    return exp_CV.div_(norm_C1), largest_C1 + norm_C1.log()
 
 
 class _TokenNll(torch.autograd.Function):
@@ -78,12 +93,13 @@ class _TokenNll(torch.autograd.Function):
             chunk = slice(start, start + chunk_tokens)
             targets_C1 = targets_N[chunk, None]
             logits_CV = head.logits(hidden_ND[chunk])
-            log_norm_C1 = logits_CV.logsumexp(-1, keepdim=True)
-            nll_N[chunk] = (log_norm_C1 - logits_CV.gather(1, targets_C1)).squeeze(1)
+            slope_CV = head.slope(logits_CV) if grad_ND is not None else None
+            target_C1 = logits_CV.gather(1, targets_C1)
+            p_CV, log_norm_C1 = _softmax_(logits_CV)
+            nll_N[chunk] = (log_norm_C1 - target_C1).squeeze(1)
             if grad_ND is not None:
-                grad_CV = (logits_CV - log_norm_C1).exp_()
-                grad_CV.scatter_add_(1, targets_C1, grad_CV.new_full(targets_C1.shape, -1.0))
-                grad_ND[chunk] = head.pull_back(grad_CV, logits_CV)
+                p_CV.scatter_add_(1, targets_C1, p_CV.new_full(targets_C1.shape, -1.0))
+                grad_ND[chunk] = head.pull_back(p_CV, slope_CV)
         ctx.save_for_backward(grad_ND)
         return nll_N
 
@@ -106,13 +122,16 @@ class _TokenKl(torch.autograd.Function):
         for start in range(0, len(hidden_ND), chunk_tokens):
             chunk = slice(start, start + chunk_tokens)
             logits_CV = head.logits(hidden_ND[chunk])
-            log_p_CV = logits_CV.log_softmax(-1)
-            log_reference_CV = head.logits(reference_ND[chunk]).log_softmax(-1)
-            reference_CV = log_reference_CV.exp()
-            kl_N[chunk] = (reference_CV * (log_reference_CV - log_p_CV)).sum(-1)
+            reference_CV = head.logits(reference_ND[chunk])
+            slope_CV = head.slope(logits_CV) if grad_ND is not None else None
+            difference_CV = reference_CV - logits_CV
+            q_CV, log_norm_q_C1 = _softmax_(reference_CV)
+            p_CV, log_norm_p_C1 = _softmax_(logits_CV)
+            # log q - log p = (reference - logits) - (log norm of q - log norm of p)
+            expected_C = difference_CV.mul_(q_CV).sum(-1)
+            kl_N[chunk] = expected_C - (log_norm_q_C1 - log_norm_p_C1).squeeze(1)
             if grad_ND is not None:
-                grad_CV = log_p_CV.exp_().sub_(reference_CV)
-                grad_ND[chunk] = head.pull_back(grad_CV, logits_CV)
+                grad_ND[chunk] = head.pull_back(p_CV.sub_(q_CV), slope_CV)
         ctx.save_for_backward(grad_ND)
         return kl_N
 

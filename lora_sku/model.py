@@ -25,17 +25,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lora_sku.attention import run_decoder
 from lora_sku.base_checks import (
+    Packing,
     forbid_cpu_repacking,
     linear_layer_names,
     output_head,
+    prove_packing,
     refuse_unsound_base,
     without_dropout,
 )
-from lora_sku.data import Batch
+from lora_sku.data import Batch, Layout
 from lora_sku.devices import choose_compute_dtype, choose_device
 from lora_sku.errors import AdapterError, ModelError
 from lora_sku.gguf_base import unpack_gguf
+from lora_sku.lora_forward import use_lean_forward
 from lora_sku.losses import Head
 from lora_sku.recipe import AdapterSection, BaseModelSection, Quantization
 from lora_sku.sources import Located, locate
@@ -56,6 +60,7 @@ class Base:
         fingerprint: SHA-256 of the input embeddings rounded to bf16: the same under every
             quantization, another one for another model.
         compute_dtype: Dtype of the matrix products and of what is not quantized.
+        packing: Whether prompts and answers may share a row.
     """
 
     model: PreTrainedModel
@@ -64,6 +69,7 @@ class Base:
     located: Located
     fingerprint: str
     compute_dtype: torch.dtype
+    packing: Packing
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +139,7 @@ def load_base(section: BaseModelSection) -> Base:
         located=located,
         fingerprint=_fingerprint(model),
         compute_dtype=dtype,
+        packing=prove_packing(model),
     )
 
 
@@ -149,6 +156,8 @@ class AdaptedModel:
         self._decoder = base.model.get_decoder()
         self._layers = [m for m in peft_model.modules() if isinstance(m, LoraLayer)]
         assert self._layers, "PEFT adapted no layer"
+        for layer in self._layers:
+            use_lean_forward(layer)
 
     @classmethod
     def with_new_adapter(cls, base: Base, section: AdapterSection, *, seed: int) -> Self:
@@ -236,21 +245,18 @@ class AdaptedModel:
             for layer, disabled in zip(self._layers, before, strict=True):
                 layer._disable_adapters = disabled
 
-    def hidden_states(self, input_ids_BT: Tensor) -> Tensor:
+    def hidden_states(self, input_ids_BT: Tensor, layout: Layout | None = None) -> Tensor:
         """Final hidden states (B, T, D), the output projection's input.
 
         Rows are padded on the right, where a causal model's answers never look, so no attention
-        mask is needed and the fast attention path stays open.
+        mask is needed and the fast attention path stays open; with a layout the one row is packed.
         """
-        output = self._decoder(input_ids=input_ids_BT, attention_mask=None, use_cache=False)
-        hidden_BTD: Tensor = output.last_hidden_state
-        return hidden_BTD
+        return run_decoder(self._decoder, input_ids_BT, layout)
 
-    def answer_states(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Hidden states that predict the answer tokens (N, D), and those tokens (N,)."""
-        hidden_BTD = self.hidden_states(batch.input_ids)
-        predicted = batch.answer_mask[:, 1:]
-        return hidden_BTD[:, :-1][predicted], batch.input_ids[:, 1:][predicted]
+    def answer_states(self, batch: Batch) -> Tensor:
+        """Hidden states (N, D) that predict ``batch.targets``."""
+        hidden_BTD = self.hidden_states(batch.input_ids, batch.layout)
+        return hidden_BTD.flatten(0, 1).index_select(0, batch.sources)
 
 
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:

@@ -175,8 +175,15 @@ class TrainingSection(Section):
 
     max_steps: Count = 1000
     learning_rate: Positive = 2e-4
-    per_device_train_batch_size: Count = Field(2, description="Prompts in a micro-batch.")
+    per_device_train_batch_size: Count = Field(
+        2, description="Forget prompts; times gradient_accumulation_steps, those of a step."
+    )
     gradient_accumulation_steps: Count = 1
+    micro_batch_size: Count | Literal["auto"] = Field(
+        "auto",
+        description="Forget prompts in the model at once: auto takes the most that the plan says"
+        " fit, up to per_device_train_batch_size. The result is the same but for rounding.",
+    )
     gradient_checkpointing: bool = True
     max_grad_norm: Positive = 1.0
     lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"] = "linear"

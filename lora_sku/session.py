@@ -106,6 +106,7 @@ class Session(Stages):
             recipe.training,
             checkpoints,
             directory.trackers,
+            self._micro_batch_prompts(),
         )
         require_free_space(directory.path, checkpoints.bytes_of_a_run(model.trained_parameters()))
         start = acquisition.restore() if resume else 0
@@ -114,7 +115,16 @@ class Session(Stages):
             directory.clear()
         self.record()
 
+        micro_batch = self._micro_batch_prompts()
+
         def on_step(record: StepRecord) -> None:
+            nonlocal micro_batch
+            if record.micro_batch_prompts < micro_batch:
+                micro_batch = record.micro_batch_prompts
+                self.progress.note(
+                    f"Out of memory in step {record.step}: repeated with {micro_batch} prompts at"
+                    " once, and so go the steps after it."
+                )
             log.write(json.dumps(asdict(record)) + "\n")
             log.flush()
             self.progress.step(record, recipe.training.max_steps)
@@ -136,6 +146,12 @@ class Session(Stages):
                 shutil.rmtree(self.directory.adapter)  # or a resumed run would take it for good
                 raise
             model.delete_adapter(ACQUIRED)
+
+    def _micro_batch_prompts(self) -> int:
+        training = self.recipe.training
+        if training.micro_batch_size == "auto":
+            return training.per_device_train_batch_size
+        return min(training.micro_batch_size, training.per_device_train_batch_size)
 
     def write_evidence(self, evaluation: Evaluation) -> None:
         """The model card, the generations, the peaks, and last evaluation.json."""
@@ -163,10 +179,12 @@ class Session(Stages):
         """A run goes on with what it was started with; only its evaluation may change."""
         directory = self.directory
         # The two sets' own keys say where they are; what they hold is compared by fingerprint.
+        # How many prompts go through at once changes memory, not what is computed.
         free: dict[str, Any] = {
             "evaluation": True,
             "output_dir": True,
             "data": {"forget", "retain"},
+            "training": {"micro_batch_size"},
         }
         started = load_recipe(directory.recipe).model_dump(exclude=free)
         now = self.recipe.model_dump(exclude=free)

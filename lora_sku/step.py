@@ -1,17 +1,19 @@
 """One optimizer step of stage 1: drawn pairs in, gradients and losses out.
 
-Each loss is back-propagated micro-batch by micro-batch on its own, so the peak of memory is the
-largest term's, never the sum. Every term is divided by its tokens in the whole step, so the
-gradient does not depend on how the step is cut into micro-batches.
+Harm and preservation are back-propagated on their own, micro-batch by micro-batch, so the peak of
+memory is the larger one's, never the sum. Every term is divided by its tokens in the whole step, so
+the gradient does not depend on how the step is cut into micro-batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from lora_sku.data import Batch, Encoder, Pair, StepDraw, collate
+from lora_sku.data import Batch, Encoded, Encoder, Pair, StepDraw, collate, pack
 from lora_sku.losses import guided_distortion, preservation_divergence, random_disassociation
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import LossesSection
@@ -52,8 +54,8 @@ class StepGradients:
         model: The base with the adapter in training.
         encoder: Tokenizes the drawn pairs.
         losses: Weights and settings of the three terms.
-        micro_batch_prompts: Prompts that go through the model at once; in the random
-            disassociation each of them is k rows.
+        micro_batch_prompts: Forget prompts that go through the model at once, each with its 1 + k
+            answers; retain pairs as many times more as a step draws more of them.
         backward: Back-propagates a scalar.
     """
 
@@ -68,86 +70,118 @@ class StepGradients:
         self._model = model
         self._encoder = encoder
         self._losses = losses
-        self._micro_batch_prompts = micro_batch_prompts
+        self.micro_batch_prompts = micro_batch_prompts
         self._backward = backward
 
     def accumulate(self, draw: StepDraw) -> StepLosses:
         """Add the step's gradients to the adapter's parameters."""
-        gd = self._accumulate_term(
-            [[pair] for pair in draw.forget],
-            self._losses.guided_distortion.weight,
-            self._guided_distortion,
-        )
-        rd = self._accumulate_term(
-            draw.random, self._losses.random_disassociation.weight, self._random_disassociation
-        )
-        pd = self._accumulate_term(
-            [[pair] for pair in draw.retain],
-            self._losses.preservation_divergence.weight,
-            self._preservation_divergence,
-        )
+        own, random = self._accumulate_harm(draw)
+        retain = self._accumulate_preservation(draw)
         return StepLosses(
-            guided_distortion=gd.value,
-            random_disassociation=rd.value,
-            preservation_divergence=pd.value,
-            loss=gd.loss + rd.loss + pd.loss,
-            answer_tokens=gd.tokens + rd.tokens + pd.tokens,
+            guided_distortion=own.value,
+            random_disassociation=random.value,
+            preservation_divergence=retain.value,
+            loss=own.loss + random.loss + retain.loss,
+            answer_tokens=own.tokens + random.tokens + retain.tokens,
         )
 
-    def _accumulate_term(
-        self,
-        prompts: Sequence[Sequence[Pair]],
-        weight: float,
-        loss_of: Callable[[Batch, int], tuple[Tensor, Tensor]],
-    ) -> "_TermResult":
-        if weight == 0:
-            return _TermResult(None, 0.0, 0)
-        batches = self._micro_batches(prompts)
-        tokens = sum(batch.n_answer_tokens for batch in batches)
+    def _accumulate_harm(self, draw: StepDraw) -> tuple["_TermResult", "_TermResult"]:
+        """Guided distortion and random disassociation; one pass, so that they share the prompts."""
+        own_weight = self._losses.guided_distortion.weight
+        random_weight = self._losses.random_disassociation.weight
+        own = [self._encoded([pair] if own_weight else []) for pair in draw.forget]
+        random = [self._encoded(pairs if random_weight else ()) for pairs in draw.random]
+        own_tokens, random_tokens = _answer_tokens(own), _answer_tokens(random)
         sums = torch.zeros(2, device=self._model.base.device)
-        for batch in batches:
-            loss, value = loss_of(batch.to(self._model.base.device), tokens)
-            self._backward(weight * loss)
-            sums += torch.stack([loss.detach(), value.detach()])
-        loss_sum, value_sum = sums.tolist()
-        return _TermResult(value_sum, weight * loss_sum, tokens)
-
-    def _micro_batches(self, prompts: Sequence[Sequence[Pair]]) -> list[Batch]:
-        size = self._micro_batch_prompts
-        pieces = [prompts[start : start + size] for start in range(0, len(prompts), size)]
-        return [
-            collate(
-                [self._encoder.encode(*pair) for pairs in piece for pair in pairs],
-                pad_id=self._encoder.pad_id,
+        groups = [a + b for a, b in zip(own, random, strict=True)]
+        for members, batch in self._micro_batches(groups, self.micro_batch_prompts):
+            is_own = [
+                number == 0 and bool(own_weight)
+                for member in members
+                for number, pair in enumerate(groups[member])
+                for _ in range(pair.answer_length)
+            ]
+            hidden_ND = self._model.answer_states(batch)
+            losses = torch.stack(
+                [
+                    self._cross_entropy(loss_of, hidden_ND, batch.targets, chosen, tokens)
+                    for loss_of, chosen, tokens in (
+                        (guided_distortion, is_own, own_tokens),
+                        (random_disassociation, [not own for own in is_own], random_tokens),
+                    )
+                ]
             )
-            for piece in pieces
-        ]
-
-    def _guided_distortion(self, batch: Batch, total_tokens: int) -> tuple[Tensor, Tensor]:
-        hidden_ND, targets_N = self._model.answer_states(batch)
-        head = self._model.base.head
-        loss = guided_distortion(hidden_ND, targets_N, head, total_tokens=total_tokens)
-        return loss, loss
-
-    def _random_disassociation(self, batch: Batch, total_tokens: int) -> tuple[Tensor, Tensor]:
-        hidden_ND, targets_N = self._model.answer_states(batch)
-        head = self._model.base.head
-        loss = random_disassociation(hidden_ND, targets_N, head, total_tokens=total_tokens)
-        return loss, loss
-
-    def _preservation_divergence(self, batch: Batch, total_tokens: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad(), self._model.reference_mode():
-            reference_ND, _ = self._model.answer_states(batch)
-        hidden_ND, _ = self._model.answer_states(batch)
-        settings = self._losses.preservation_divergence
-        return preservation_divergence(
-            hidden_ND,
-            reference_ND,
-            self._model.base.head,
-            total_tokens=total_tokens,
-            direction=settings.direction,
-            bound=settings.bound,
+            self._backward(own_weight * losses[0] + random_weight * losses[1])
+            sums += losses.detach()
+        own_value, random_value = sums.tolist()
+        return (
+            _TermResult.of(own_weight, own_value, own_value, own_tokens),
+            _TermResult.of(random_weight, random_value, random_value, random_tokens),
         )
+
+    def _cross_entropy(
+        self,
+        loss_of: Callable[..., Tensor],
+        hidden_ND: Tensor,
+        targets_N: Tensor,
+        chosen: Sequence[bool],
+        total_tokens: int,
+    ) -> Tensor:
+        """One term's share of a pass over both; 0 for a term that weighs 0."""
+        if total_tokens == 0:
+            return hidden_ND.new_zeros((), dtype=torch.float32)
+        index = torch.tensor(list(compress(range(len(chosen)), chosen)), device=hidden_ND.device)
+        head = self._model.base.head
+        return loss_of(hidden_ND[index], targets_N[index], head, total_tokens=total_tokens)
+
+    def _accumulate_preservation(self, draw: StepDraw) -> "_TermResult":
+        settings = self._losses.preservation_divergence
+        if settings.weight == 0:
+            return _TermResult.of(0.0, 0.0, 0.0, 0)
+        groups = [self._encoded([pair]) for pair in draw.retain]
+        tokens = _answer_tokens(groups)
+        sums = torch.zeros(2, device=self._model.base.device)
+        for _, batch in self._micro_batches(groups, self.micro_batch_prompts * settings.prompts):
+            with torch.no_grad(), self._model.reference_mode():
+                reference_ND = self._model.answer_states(batch)
+            loss, divergence = preservation_divergence(
+                self._model.answer_states(batch),
+                reference_ND,
+                self._model.base.head,
+                total_tokens=tokens,
+                direction=settings.direction,
+                bound=settings.bound,
+            )
+            self._backward(settings.weight * loss)
+            sums += torch.stack([loss.detach(), divergence])
+        loss_sum, divergence_sum = sums.tolist()
+        return _TermResult.of(settings.weight, divergence_sum, loss_sum, tokens)
+
+    def _encoded(self, pairs: Sequence[Pair]) -> list[Encoded]:
+        return [self._encoder.encode(*pair) for pair in pairs]
+
+    def _micro_batches(
+        self, groups: Sequence[Sequence[Encoded]], size: int
+    ) -> Iterator[tuple[Sequence[int], Batch]]:
+        """The groups in pieces of ``size``: which they are, and their batch on the device."""
+        longest = [max(len(pair.input_ids) for pair in group) for group in groups]
+        packs = self._model.base.packing.takes(max(longest))
+        order = list(range(len(groups)))
+        if not packs:  # rows of like length need the least padding
+            order.sort(key=longest.__getitem__)
+        for start in range(0, len(order), size):
+            members = order[start : start + size]
+            piece = [groups[member] for member in members]
+            if packs:
+                batch = pack(piece)
+            else:
+                pairs = [pair for group in piece for pair in group]
+                batch = collate(pairs, pad_id=self._encoder.pad_id)
+            yield members, batch.to(self._model.base.device)
+
+
+def _answer_tokens(groups: Sequence[Sequence[Encoded]]) -> int:
+    return sum(pair.answer_length for group in groups for pair in group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +191,8 @@ class _TermResult:
     value: float | None
     loss: float
     tokens: int
+
+    @classmethod
+    def of(cls, weight: float, value: float, loss: float, tokens: int) -> Self:
+        """A term that weighs 0 was not computed, so it has no value."""
+        return cls(value if weight > 0 else None, weight * loss, tokens)

@@ -18,14 +18,15 @@ FLOORS = (
     ("errors", "losses", "memory", "metrics", "negatable", "storage"),
     ("recipe", "recipe_faults", "recipe_file", "sources"),
     (
-        *("data", "devices", "gguf_base", "base_checks", "model"),
+        *("data", "devices", "gguf_base", "attention", "lora_forward", "base_checks", "model", "architectures"),
         *("adapters", "negation", "checkpoints", "artifacts", "environment"),
     ),
-    ("step", "acquisition", "generation", "judges"),
+    ("step", "optimization", "acquisition", "generation", "judges"),
     ("evaluation", "model_card", "progress", "console"),
+    ("planning",),
     ("session",),
     ("pipeline",),
-    ("cli", ""),
+    ("cli", "cli_options", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -39,6 +40,8 @@ SEES_THE_WHOLE_RECIPE = {
     "session",
     "pipeline",
     "model_card",
+    "planning.recipe_plan",
+    "planning.cards",
     "",
 }
 

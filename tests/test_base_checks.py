@@ -1,65 +1,42 @@
 """Cures and refusals: what would go wrong in silence."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
 import pytest
 import torch
-from tiny import HIDDEN, VOCABULARY, llama_config, load, logits_of, make_batch, save_model
+from architectures import ARCHITECTURES, GPT2_LIKE, LLAMA_LIKE, OPT_LIKE
+from tiny import (
+    HIDDEN,
+    llama_config,
+    load,
+    logits_of,
+    make_batch,
+    save_model,
+)
 from torch import nn
 from transformers import (
-    CohereConfig,
-    Gemma2Config,
     GPT2Config,
-    GraniteConfig,
+    MistralConfig,
     MixtralConfig,
     OPTConfig,
-    PhiConfig,
     PretrainedConfig,
-    Qwen3Config,
 )
 
+from lora_sku import base_checks
 from lora_sku.base_checks import (
+    Packing,
     forbid_cpu_repacking,
     output_head,
+    prove_packing,
     refuse_unsound_base,
     without_dropout,
 )
+from lora_sku.data import Batch, pack
 from lora_sku.errors import ModelError
 from lora_sku.losses import token_nll
-
-TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4}
-LLAMA_LIKE: dict[str, Any] = {
-    **TOKENS,
-    **SIZES,
-    "intermediate_size": 128,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
-OPT_LIKE: dict[str, Any] = {**TOKENS, **SIZES, "ffn_dim": 128, "max_position_embeddings": 128}
-GPT2_LIKE: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "n_embd": HIDDEN,
-    "n_layer": 2,
-    "n_head": 4,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
-ARCHITECTURES: dict[str, PretrainedConfig] = {
-    "softcap (Gemma 2)": Gemma2Config(
-        **LLAMA_LIKE, head_dim=16, final_logit_softcapping=0.5, sliding_window=16
-    ),
-    "factor (Cohere)": CohereConfig(**LLAMA_LIKE, logit_scale=0.0625),
-    "divisor (Granite)": GraniteConfig(**LLAMA_LIKE, logits_scaling=4.0),
-    "bias (Phi)": PhiConfig(**{**LLAMA_LIKE, "num_key_value_heads": 4}),
-    "tied (OPT)": OPTConfig(**OPT_LIKE, word_embed_proj_dim=HIDDEN),
-    "projected (OPT)": OPTConfig(**OPT_LIKE, word_embed_proj_dim=32),
-    "plain (Qwen 3)": Qwen3Config(**LLAMA_LIKE, head_dim=16),
-    "Conv1D (GPT-2)": GPT2Config(**GPT2_LIKE),
-}
-
 
 # The output projection
 
@@ -69,14 +46,12 @@ def test_token_nll_is_that_of_the_models_own_logits(kind: str, tmp_path: Path) -
     base = load(save_model(tmp_path, ARCHITECTURES[kind]))
     batch = make_batch(base)
     logits_BTV = logits_of(base.model, batch.input_ids).float()
-    predicted = batch.answer_mask[:, 1:]
-    targets_N = batch.input_ids[:, 1:][predicted]
     expected_N = nn.functional.cross_entropy(
-        logits_BTV[:, :-1][predicted], targets_N, reduction="none"
+        logits_BTV.flatten(0, 1)[batch.sources], batch.targets, reduction="none"
     )
     with torch.no_grad():
         hidden_BTD = base.model.get_decoder()(input_ids=batch.input_ids).last_hidden_state
-    nll_N = token_nll(hidden_BTD[:, :-1][predicted], targets_N, base.head)
+    nll_N = token_nll(hidden_BTD.flatten(0, 1)[batch.sources], batch.targets, base.head)
     torch.testing.assert_close(nll_N, expected_N, rtol=1e-4, atol=1e-4)
     assert expected_N.std() > 0.005  # or the comparison says nothing
 
@@ -181,3 +156,57 @@ def test_a_weight_that_was_never_loaded_is_refused() -> None:
         refuse_unsound_base(model, "some/model", quantized=False)
     assert caught.value.where == "some/model"
     refuse_unsound_base(model[:1], "some/model", quantized=True)
+
+
+# Packing
+
+
+def test_a_plain_architecture_is_packed(tiny_llama: Path) -> None:
+    packing = load(tiny_llama).packing
+    assert packing == Packing(None, None)
+    assert packing.takes(10**6)
+
+
+def test_a_model_that_computes_packed_rows_differently_is_not_packed(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def with_wrong_positions(groups: Any) -> Batch:
+        batch = pack(groups)
+        assert batch.layout is not None
+        straight = torch.arange(batch.input_ids.shape[1])[None]
+        return replace(batch, layout=replace(batch.layout, position_ids=straight))
+
+    monkeypatch.setattr(base_checks, "pack", with_wrong_positions)
+    packing = load(tiny_llama).packing
+    assert packing.refused == "LlamaForCausalLM computes packed rows differently"
+    assert not packing.takes(1)
+
+
+def test_a_model_that_does_not_pass_the_layout_on_is_not_packed(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_layout(decoder: nn.Module, ids_BT: torch.Tensor, layout: Any = None) -> Any:
+        return decoder(input_ids=ids_BT, position_ids=layout and layout.position_ids)[0]
+
+    monkeypatch.setattr(base_checks, "run_decoder", without_layout)
+    assert "differently" in str(load(tiny_llama).packing.refused)
+
+
+def test_a_model_without_position_ids_is_not_packed(tiny_llama: Path) -> None:
+    model = load(tiny_llama).model
+    decoder = model.get_decoder()
+    decoder.forward = lambda input_ids, **keys: None  # type: ignore[method-assign]
+    assert prove_packing(model).refused == "LlamaForCausalLM takes no position ids"
+
+
+def test_a_model_with_an_attention_of_its_own_is_not_packed(tmp_path: Path) -> None:
+    base = load(save_model(tmp_path, ARCHITECTURES["softcap (Gemma 2)"]))
+    assert base.packing.refused == "Gemma2ForCausalLM has an attention of its own"
+
+
+def test_a_sliding_window_bounds_what_is_packed(tmp_path: Path) -> None:
+    config = MistralConfig(**LLAMA_LIKE, sliding_window=16)
+    packing = load(save_model(tmp_path, config)).packing
+    assert (packing.refused, packing.longest) == (None, 16)
+    assert packing.takes(16)
+    assert not packing.takes(17)

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from lora_sku.devices import choose_compute_dtype, choose_device
+from lora_sku.devices import (
+    choose_compute_dtype,
+    choose_device,
+    random_states,
+    restore_random_states,
+)
 from lora_sku.errors import ModelError
 from lora_sku.recipe import BaseModelSection
 
@@ -64,3 +69,23 @@ def test_a_card_that_only_emulates_bf16_computes_in_fp32(
 @pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
 def test_the_recipe_may_choose_the_dtype(name: str) -> None:
     assert choose_compute_dtype(section(compute_dtype=name), CPU) == getattr(torch, name)
+
+
+def test_random_states_put_back_repeat_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = random_states(CPU)
+    first = torch.rand(3)
+    assert not torch.equal(torch.rand(3), first)
+    restore_random_states(states, CPU)
+    assert torch.equal(torch.rand(3), first)
+
+
+def test_cudas_own_generator_is_kept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: dict[torch.device, torch.Tensor] = {CUDA: torch.tensor([7], dtype=torch.uint8)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: kept[device])
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: kept.update({device: state})
+    )
+    states = random_states(CUDA)
+    kept[CUDA] = torch.tensor([8], dtype=torch.uint8)
+    restore_random_states(states, CUDA)
+    assert kept[CUDA].item() == 7

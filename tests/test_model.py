@@ -174,10 +174,10 @@ def test_at_step_0_every_delta_and_the_divergence_are_zero(
     assert not any(delta.any() for delta in deltas.values())
     batch = make_batch(base)
     with model.reference_mode(), torch.no_grad():
-        reference_ND, _ = model.answer_states(batch)
-    hidden_ND, _ = model.answer_states(batch)
+        reference_ND = model.answer_states(batch)
+    hidden_ND = model.answer_states(batch)
     _, kl = preservation_divergence(
-        hidden_ND, reference_ND, base.head, total_tokens=batch.n_answer_tokens
+        hidden_ND, reference_ND, base.head, total_tokens=len(batch.targets)
     )
     assert kl.item() == 0
 
@@ -193,7 +193,7 @@ def test_training_leaves_every_byte_of_the_base_alone(tiny_llama: Path, quantiza
     start = {name: p.detach().clone() for name, p in parameters.items()}
     optimizer = torch.optim.AdamW(parameters.values(), lr=0.05)
     for _ in range(3):
-        hidden_ND, _ = model.answer_states(batch)
+        hidden_ND = model.answer_states(batch)
         hidden_ND.square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -362,10 +362,8 @@ def test_answer_states_predict_the_answer_tokens(base: Base) -> None:
     model = adapt(base)
     base.model.eval()
     batch = make_batch(base, ("Hi", "One two"), ("Name a colour, please", "Red"))
-    hidden_ND, targets_N = model.answer_states(batch)
-    assert targets_N.tolist() == batch.input_ids[batch.answer_mask].tolist()
-    rows, columns = batch.answer_mask.nonzero(as_tuple=True)
-    expected_NV = logits_of(base.model, batch.input_ids)[rows, columns - 1]
+    hidden_ND = model.answer_states(batch)
+    expected_NV = logits_of(base.model, batch.input_ids).flatten(0, 1)[batch.sources]
     with torch.no_grad():
         torch.testing.assert_close(base.head.logits(hidden_ND), expected_NV, rtol=1e-4, atol=1e-5)
 
@@ -375,9 +373,9 @@ def test_padding_on_the_right_changes_no_answer(base: Base) -> None:
     base.model.eval()
     short, long = ("Hi", "Yes"), ("Name as many colours as you can", "Red, green, blue and more")
     with torch.no_grad():
-        alone_ND, targets_N = model.answer_states(make_batch(base, short))
-        together_ND, _ = model.answer_states(make_batch(base, short, long))
-    torch.testing.assert_close(together_ND[: len(targets_N)], alone_ND, rtol=1e-4, atol=1e-5)
+        alone_ND = model.answer_states(make_batch(base, short))
+        together_ND = model.answer_states(make_batch(base, short, long))
+    torch.testing.assert_close(together_ND[: len(alone_ND)], alone_ND, rtol=1e-4, atol=1e-5)
 
 
 def test_a_taught_adapter_has_a_divergence(base: Base) -> None:
@@ -386,9 +384,9 @@ def test_a_taught_adapter_has_a_divergence(base: Base) -> None:
     teach(model, std=0.2)
     batch = make_batch(base)
     with torch.no_grad():
-        hidden_ND, _ = model.answer_states(batch)
+        hidden_ND = model.answer_states(batch)
         with model.reference_mode():
-            reference_ND, _ = model.answer_states(batch)
+            reference_ND = model.answer_states(batch)
     assert token_kl(hidden_ND, reference_ND, base.head).mean() > 0.05
 
 

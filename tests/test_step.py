@@ -1,5 +1,6 @@
 """One optimizer step: its gradient is that of the plain joint loss, however it is cut."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tiny import adapt, load, make_encoder, teach
 from torch import Tensor
 from torch.nn import functional
 
+from lora_sku.base_checks import Packing
 from lora_sku.data import StepDraw
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import LossesSection
@@ -124,6 +126,62 @@ def test_one_by_eight_is_eight_by_one(tiny_llama: Path, quantization: str) -> No
         assert_same_gradients(actual, expected)
         assert cut.loss == pytest.approx(whole.loss, rel=1e-5)
         assert cut.answer_tokens == whole.answer_tokens
+
+
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_packed_and_padded_rows_give_the_same_gradient(model: AdaptedModel, size: int) -> None:
+    packed, expected = accumulate(model, losses(), size)
+    padded, actual = accumulate(without_packing(model), losses(), size)
+    assert_same_gradients(actual, expected)
+    assert padded.answer_tokens == packed.answer_tokens
+    for name, value in packed.terms().items():
+        assert padded.terms()[name] == pytest.approx(value, rel=1e-4)
+
+
+def without_packing(model: AdaptedModel) -> AdaptedModel:
+    base = replace(model.base, packing=Packing("not this one"))
+    return AdaptedModel(base, model.peft_model)
+
+
+def test_a_prompt_is_computed_once_for_all_its_answers(model: AdaptedModel) -> None:
+    encoder = make_encoder(model.base)
+    prompts = [len(encoder.prompt_ids(prompt)[0]) for prompt, _ in DRAW.forget]
+    answers = [
+        len(encoder.answer_ids(answer)[0]) - 1  # the last token is only a target
+        for (_, own), others in zip(DRAW.forget, DRAW.random, strict=True)
+        for answer in (own, *(other for _, other in others))
+    ]
+    shapes = shapes_seen(model, size=8)
+    assert shapes[0] == (1, sum(prompts) + sum(answers))
+    assert len(shapes) == 3  # forget, theta_o's retain, retain
+
+
+def test_padded_rows_of_like_length_stand_together(model: AdaptedModel) -> None:
+    shapes = shapes_seen(without_packing(model), size=1)
+    forget, retain = shapes[:3], shapes[3::2]
+    assert {rows for rows, _ in forget} == {3}  # the own answer and k = 2 others
+    assert [width for _, width in forget] == sorted(width for _, width in forget)
+    assert [width for _, width in retain] == sorted(width for _, width in retain)
+
+
+def shapes_seen(model: AdaptedModel, size: int) -> list[tuple[int, ...]]:
+    """(B, T) of every pass of one step, in order."""
+    shapes: list[tuple[int, ...]] = []
+    hidden_states = model.hidden_states
+
+    def spy(input_ids_BT: Tensor, tree: Any = None) -> Tensor:
+        shapes.append(tuple(input_ids_BT.shape))
+        return hidden_states(input_ids_BT, tree)
+
+    model.hidden_states = spy  # type: ignore[method-assign]
+    accumulate(model, losses(), size)
+    return shapes
+
+
+def test_a_sliding_window_shorter_than_a_pair_takes_padded_rows(model: AdaptedModel) -> None:
+    base = replace(model.base, packing=Packing(None, longest=5))
+    shapes = shapes_seen(AdaptedModel(base, model.peft_model), size=8)
+    assert shapes[0][0] == 9
 
 
 def test_checkpointing_on_is_checkpointing_off(model: AdaptedModel) -> None:

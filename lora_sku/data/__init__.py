@@ -1,7 +1,7 @@
 """The forget and retain sets: read, check, split by prompt, tokenize, batch, sample."""
 
 from lora_sku.data.audit import DataAudit, SideAudit, TokenCounts, audit
-from lora_sku.data.batches import Batch, collate
+from lora_sku.data.batches import Batch, Layout, collate, pack
 from lora_sku.data.encoding import Encoded, Encoder
 from lora_sku.data.formats import FORMATS, Pair, Side
 from lora_sku.data.rows import LoadedRows, Row, load_rows
@@ -16,6 +16,7 @@ __all__ = [
     "DataSets",
     "Encoded",
     "Encoder",
+    "Layout",
     "LoadedRows",
     "Pair",
     "Row",
@@ -30,6 +31,7 @@ __all__ = [
     "collate",
     "load_data",
     "load_rows",
+    "pack",
     "screen",
     "split_by_prompt",
 ]

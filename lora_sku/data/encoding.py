@@ -29,6 +29,11 @@ class Encoded:
     prompt_truncated: bool
     answer_truncated: bool
 
+    @property
+    def answer_length(self) -> int:
+        """Number of answer tokens, EOS included."""
+        return len(self.input_ids) - self.prompt_length
+
 
 class Encoder:
     """Tokenizes prompts and answers apart, so that no token spans the border.

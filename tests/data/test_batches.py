@@ -1,36 +1,92 @@
+"""Batches: what goes in, what predicts what, and how packed rows unfold."""
+
 import pytest
 import torch
 
-from lora_sku.data.batches import collate
+from lora_sku.data.batches import Batch, collate, pack
 from lora_sku.data.encoding import Encoded
 
 # 9 is pad and EOS at once, as in many instruct tokenizers.
 SHORT = Encoded((9, 5, 9), 2, False, False)
 LONG = Encoded((1, 2, 3, 4, 9), 1, False, False)
+# One prompt with two answers.
+ONE = Encoded((7, 8, 3, 9), 2, False, False)
+OTHER = Encoded((7, 8, 4, 5, 9), 2, False, False)
 
 
-def test_padding_is_on_the_right_and_the_mask_covers_the_answers_with_eos():
+def predictions(batch: Batch) -> list[tuple[int, int]]:
+    """(token at the source, target) of every answer token."""
+    sources = batch.input_ids.flatten()[batch.sources].tolist()
+    return list(zip(sources, batch.targets.tolist(), strict=True))
+
+
+def test_padding_is_on_the_right_and_the_last_token_is_only_a_target():
     batch = collate([SHORT, LONG], pad_id=9)
-    assert batch.input_ids.tolist() == [[9, 5, 9, 9, 9], [1, 2, 3, 4, 9]]
-    assert batch.answer_mask.tolist() == [
-        [False, False, True, False, False],
-        [False, True, True, True, True],
+    assert batch.input_ids.tolist() == [[9, 5, 9, 9], [1, 2, 3, 4]]
+    assert batch.sources.tolist() == [1, 4, 5, 6, 7]
+    assert batch.targets.tolist() == [9, 2, 3, 4, 9]
+    assert batch.layout is None
+    assert {t.dtype for t in (batch.input_ids, batch.sources, batch.targets)} == {torch.int64}
+
+
+def test_a_packed_prompt_stands_once_before_its_answers():
+    batch = pack([[ONE, OTHER], [LONG]])
+    assert batch.input_ids.tolist() == [[7, 8, 3, 4, 5, 1, 2, 3, 4]]
+    assert predictions(batch) == [
+        *((8, 3), (3, 9)),
+        *((8, 4), (4, 5), (5, 9)),
+        *((1, 2), (2, 3), (3, 4), (4, 9)),
     ]
-    assert batch.input_ids.dtype == torch.int64
-    assert batch.answer_mask.dtype == torch.bool
-    assert batch.n_answer_tokens == 5
+    assert batch.layout is not None
+    assert batch.layout.position_ids.tolist() == [[0, 1, 2, 2, 3, 0, 1, 2, 3]]
 
 
-def test_a_batch_moves_as_a_whole():
-    batch = collate([SHORT], pad_id=0).to("meta")
-    assert batch.input_ids.device.type == batch.answer_mask.device.type == "meta"
+def test_a_packed_row_unfolds_into_the_rows_of_its_pairs():
+    batch = pack([[ONE, OTHER], [LONG]])
+    assert batch.layout is not None
+    rows = batch.input_ids[0][batch.layout.unfold]
+    assert rows.shape == (3, 4)
+    assert [row[:length].tolist() for row, length in zip(rows, (3, 4, 4), strict=True)] == [
+        [7, 8, 3],
+        [7, 8, 4, 5],
+        [1, 2, 3, 4],
+    ]
 
 
-def test_nothing_to_collate_is_an_error():
-    with pytest.raises(ValueError, match="at least one"):
-        collate([], pad_id=0)
+def test_folding_finds_every_packed_token_in_one_of_its_rows():
+    layout = pack([[ONE, OTHER], [LONG]]).layout
+    assert layout is not None
+    assert layout.unfold.flatten()[layout.fold].tolist() == list(range(9))
+    # Not in a place past a pair's end, where attention has nothing to say: the first row's fourth.
+    assert 3 not in layout.fold.tolist()
+
+
+@pytest.mark.parametrize("batch", [collate([SHORT], pad_id=0), pack([[ONE, OTHER]])])
+def test_a_batch_moves_as_a_whole(batch: Batch):
+    moved = batch.to("meta")
+    tensors = [moved.input_ids, moved.sources, moved.targets]
+    assert (moved.layout is None) == (batch.layout is None)
+    if moved.layout is not None:
+        tensors += [moved.layout.position_ids, moved.layout.unfold, moved.layout.fold]
+    assert all(tensor.device.type == "meta" for tensor in tensors)
+
+
+def test_an_empty_batch_is_an_error():
+    for empty in (lambda: collate([], pad_id=0), lambda: pack([])):
+        with pytest.raises(ValueError, match="at least one"):
+            empty()
 
 
 def test_an_answer_needs_a_position_before_it():
     with pytest.raises(ValueError, match="no position before"):
         collate([Encoded((1, 2), 0, False, False)], pad_id=0)
+
+
+def test_a_pair_needs_an_answer():
+    with pytest.raises(ValueError, match="no answer token"):
+        pack([[Encoded((1, 2), 2, False, False)]])
+
+
+def test_a_group_has_one_prompt():
+    with pytest.raises(ValueError, match="same prompt"):
+        pack([[ONE, LONG]])

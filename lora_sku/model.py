@@ -10,20 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora_sku.attention import run_decoder
 from lora_sku.base_checks import (
@@ -33,15 +26,15 @@ from lora_sku.base_checks import (
     output_head,
     prove_packing,
     refuse_unsound_base,
-    without_dropout,
 )
+from lora_sku.base_weights import load_weights
 from lora_sku.data import Batch, Layout
 from lora_sku.devices import choose_compute_dtype, choose_device
 from lora_sku.errors import AdapterError, ModelError
 from lora_sku.gguf_base import unpack_gguf
 from lora_sku.lora_forward import use_lean_forward
 from lora_sku.losses import Head
-from lora_sku.recipe import AdapterSection, BaseModelSection, Quantization
+from lora_sku.recipe import AdapterSection, BaseModelSection
 from lora_sku.sources import Located, locate
 
 ACQUIRED = "acquired"
@@ -108,14 +101,7 @@ def load_base(section: BaseModelSection) -> Base:
     located, folder = locate_base(section)
     tokenizer = _load_tokenizer(folder, section.path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            device_map={"": device},
-            quantization_config=_bitsandbytes_config(section.quantization, dtype),
-            use_safetensors=True,
-            **without_dropout(AutoConfig.from_pretrained(folder)),
-        )
+        model = load_weights(folder, quantization=section.quantization, dtype=dtype, device=device)
     except torch.cuda.OutOfMemoryError as error:
         raise ModelError(
             "the base does not fit into this GPU's memory",
@@ -131,7 +117,6 @@ def load_base(section: BaseModelSection) -> Base:
     model.requires_grad_(False)
     forbid_cpu_repacking(model)
     refuse_unsound_base(model, section.path, quantized=section.quantization != "none")
-    model.eval()
     return Base(
         model=model,
         tokenizer=tokenizer,
@@ -269,20 +254,6 @@ def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
             remedy="The folder needs tokenizer.json or tokenizer.model beside config.json.",
         ) from error
     return tokenizer
-
-
-def _bitsandbytes_config(quantization: Quantization, dtype: torch.dtype) -> Any:
-    if quantization == "none":
-        return None
-    if quantization == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    # Everything said: the library's defaults are fp4, fp32 compute and no double quantization.
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=quantization,
-        bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_use_double_quant=True,
-    )
 
 
 def _fingerprint(model: PreTrainedModel) -> str:

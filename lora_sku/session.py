@@ -115,6 +115,7 @@ class Session(Stages):
             directory.clear()
         self.record()
 
+        self._tell_what_is_not_packed()
         micro_batch = self._micro_batch_prompts()
 
         def on_step(record: StepRecord) -> None:
@@ -152,6 +153,19 @@ class Session(Stages):
         if training.micro_batch_size == "auto":
             return training.per_device_train_batch_size
         return min(training.micro_batch_size, training.per_device_train_batch_size)
+
+    def _tell_what_is_not_packed(self) -> None:
+        packing, data = self.base.packing, self.recipe.data
+        if packing.refused is not None:
+            self.progress.note(
+                f"{packing.refused}, so each prompt is computed anew for each of its answers: the"
+                " same result, more slowly."
+            )
+        elif not packing.takes(data.max_prompt_tokens + data.max_answer_tokens):
+            self.progress.note(
+                f"Pairs longer than this model's sliding window of {packing.longest} tokens are"
+                " computed in rows of their own."
+            )
 
     def write_evidence(self, evaluation: Evaluation) -> None:
         """The model card, the generations, the peaks, and last evaluation.json."""

@@ -18,7 +18,17 @@ FLOORS = (
     ("errors", "losses", "memory", "metrics", "negatable", "storage"),
     ("recipe", "recipe_faults", "recipe_file", "sources"),
     (
-        *("data", "devices", "gguf_base", "attention", "lora_forward", "base_checks", "model", "architectures"),
+        *(
+            "data",
+            "devices",
+            "gguf_base",
+            "attention",
+            "lora_forward",
+            "base_checks",
+            "base_weights",
+            "model",
+        ),
+        "architectures",
         *("adapters", "negation", "checkpoints", "artifacts", "environment"),
     ),
     ("step", "optimization", "acquisition", "generation", "judges"),

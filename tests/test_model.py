@@ -10,7 +10,6 @@ import torch
 from peft.tuners.lora import LoraLayer
 from tiny import adapt, llama_config, load, logits_of, make_batch, save_model, teach
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from lora_sku.adapters import save_acquired
 from lora_sku.errors import AdapterError, ModelError
@@ -118,7 +117,7 @@ def test_a_full_card_is_told_as_such(tiny_llama: Path, monkeypatch: pytest.Monke
     def overflow(*_: object, **__: object) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", overflow)
+    monkeypatch.setattr("lora_sku.model.load_weights", overflow)
     with pytest.raises(ModelError, match="does not fit into this GPU's memory"):
         load(tiny_llama)
 

@@ -1,0 +1,144 @@
+"""The three losses as a textbook has them: padded rows, whole logits, one joint scalar.
+
+Shape suffixes: B rows, T tokens of the longest row, V vocabulary size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from lora_sku.data import Encoder, Pair, StepDraw
+from lora_sku.recipe import LossesSection
+from lora_sku.step import StepLosses
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One (prompt, answer) pair a row, padded on the right.
+
+    Attributes:
+        input_ids_BT: int64.
+        attention_mask_BT: int64; 1 at real tokens.
+        labels_BT: int64; IGNORED at prompt and padding.
+    """
+
+    input_ids_BT: Tensor
+    attention_mask_BT: Tensor
+    labels_BT: Tensor
+
+    @property
+    def answer_tokens(self) -> int:
+        """Supervised tokens."""
+        return int((self.labels_BT != IGNORED).sum())
+
+
+def pad_rows(pairs: Sequence[Pair], encoder: Encoder, device: torch.device) -> Rows:
+    """Tokenize pairs; each row has its own copy of the prompt."""
+    encoded = [encoder.encode(*pair) for pair in pairs]
+    shape = len(encoded), max(len(row.input_ids) for row in encoded)
+    input_ids_BT = torch.full(shape, encoder.pad_id)
+    attention_mask_BT = torch.zeros(shape, dtype=torch.int64)
+    labels_BT = torch.full(shape, IGNORED)
+    for number, row in enumerate(encoded):
+        length, start = len(row.input_ids), row.prompt_length
+        input_ids_BT[number, :length] = torch.tensor(row.input_ids)
+        attention_mask_BT[number, :length] = 1
+        labels_BT[number, start:length] = input_ids_BT[number, start:length]
+    return Rows(input_ids_BT.to(device), attention_mask_BT.to(device), labels_BT.to(device))
+
+
+def load_unquantized(
+    folder: Path, dtype: torch.dtype, device: torch.device, *, trained: bool
+) -> PreTrainedModel:
+    """A whole model in ``dtype``, to be trained in full or frozen."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, device_map={"": device}, use_safetensors=True
+    )
+    model.requires_grad_(trained)
+    model.train(trained)
+    return model
+
+
+def logits_of(model: nn.Module, rows: Rows) -> Tensor:
+    """Logits of every position (B, T, V)."""
+    output = model(
+        input_ids=rows.input_ids_BT, attention_mask=rows.attention_mask_BT, use_cache=False
+    )
+    logits_BTV: Tensor = output.logits
+    return logits_BTV
+
+
+def mean_nll(logits_BTV: Tensor, rows: Rows) -> Tensor:
+    """Cross-entropy of the answer tokens in nats, their mean; fp32, as transformers' own loss."""
+    return functional.cross_entropy(
+        logits_BTV[:, :-1].float().flatten(0, 1),
+        rows.labels_BT[:, 1:].flatten(),
+        ignore_index=IGNORED,
+    )
+
+
+def mean_kl(logits_BTV: Tensor, reference_BTV: Tensor, rows: Rows) -> Tensor:
+    """KL(theta_o || theta_t) in nats, the mean over the positions that predict answer tokens."""
+    log_p_BTV = functional.log_softmax(logits_BTV[:, :-1].float(), dim=-1)
+    log_reference_BTV = functional.log_softmax(reference_BTV[:, :-1].float(), dim=-1)
+    kl_BT = functional.kl_div(log_p_BTV, log_reference_BTV, log_target=True, reduction="none").sum(
+        -1
+    )
+    predicts_BT = rows.labels_BT[:, 1:] != IGNORED
+    return (kl_BT * predicts_BT).sum() / predicts_BT.sum()
+
+
+def joint_loss(
+    model: nn.Module,
+    reference: Callable[[Rows], Tensor],
+    draw: StepDraw,
+    encoder: Encoder,
+    weights: LossesSection,
+    device: torch.device,
+) -> tuple[Tensor, StepLosses]:
+    """w1 * L_GD + w2 * L_RD + w3 * L_PD, ready for one backward pass; a weight of 0 is no term.
+
+    Args:
+        model: Under training.
+        reference: theta_o's logits of the rows, without gradient.
+        draw: The step's pairs.
+        encoder: Tokenizes them.
+        weights: The recipe's losses; ``preserve`` alone is known here.
+        device: The model's.
+
+    Raises:
+        ValueError: for the ``diverge`` direction.
+    """
+    preservation = weights.preservation_divergence
+    if preservation.direction != "preserve":
+        raise ValueError("the baselines know preservation_divergence.direction: preserve only")
+    random_pairs = [pair for pairs in draw.random for pair in pairs]
+    total = torch.zeros((), device=device)
+    values: list[float | None] = []
+    tokens = 0
+    for pairs, weight in (
+        (draw.forget, weights.guided_distortion.weight),
+        (random_pairs, weights.random_disassociation.weight),
+        (draw.retain, preservation.weight),
+    ):
+        if weight == 0:
+            values.append(None)
+            continue
+        rows = pad_rows(pairs, encoder, device)
+        if pairs is draw.retain:
+            reference_BTV = reference(rows)
+            value = mean_kl(logits_of(model, rows), reference_BTV, rows)
+        else:
+            value = mean_nll(logits_of(model, rows), rows)
+        total = total + weight * value
+        values.append(value.item())
+        tokens += rows.answer_tokens
+    own, random, retain = values
+    return total, StepLosses(own, random, retain, total.item(), tokens)

@@ -77,7 +77,7 @@ def main(
     from benchmarks.report import typed_command, write_report
     from benchmarks.shapes import SHAPES
     from benchmarks.workload import Lengths
-    from lora_sku.gguf_base import cache_folder
+    from lora_sku.storage import cache_folder
 
     unknown = set(shapes) - {DEMO, *SHAPES}
     if unknown:

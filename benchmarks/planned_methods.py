@@ -100,8 +100,8 @@ def textbook(shape: ModelShape, setup: Setup, work: Work) -> StagePlan:
 def published(shape: ModelShape, setup: Setup, work: Work) -> tuple[StagePlan, StagePlan]:
     """Full fine-tuning as released: training, then negation.
 
-    ``setup.dtype`` and the shape's dtype are the one the model is loaded in; the released code takes
-    transformers' default.
+    ``setup.dtype`` and the shape's dtype are the one the model is loaded in; the released code
+    takes transformers' default.
     A second copy of the base is the reference; AdamW's moments have the weights' dtype; five copies
     of the weights are alive at the negation.
     """

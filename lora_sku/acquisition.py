@@ -25,6 +25,7 @@ from lora_sku.model import AdaptedModel
 from lora_sku.optimization import learning_rate_schedule, make_optimizer
 from lora_sku.recipe import LossesSection, TrainingSection
 from lora_sku.step import StepGradients, StepLosses
+from lora_sku.storage import cache_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,11 @@ class Acquisition:
             losses,
             micro_batch_prompts=micro_batch_prompts,
             backward=self._accelerator.backward,
+            reference_cache=(
+                cache_folder() / "reference"
+                if losses.preservation_divergence.cache_reference
+                else None
+            ),
         )
         self._parameters = model.trained_parameters()
         self._optimizer = make_optimizer(

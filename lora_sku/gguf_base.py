@@ -5,7 +5,6 @@ dequantized, saved in a cache, and loaded from there like any other model.
 """
 
 import hashlib
-import os
 import struct
 from pathlib import Path
 
@@ -13,17 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from lora_sku.errors import ModelError
-from lora_sku.storage import atomic_folder
+from lora_sku.storage import atomic_folder, cache_folder
 
 _READ_BYTES = 1 << 20
 
 
-def cache_folder() -> Path:
-    """Where unpacked models are kept: $LORA_SKU_CACHE, else the user's cache folder."""
-    chosen = os.environ.get("LORA_SKU_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lora-sku"
+def unpacked_folder(file: Path) -> Path:
+    """Where ``file``'s model is or will be unpacked; named after the file's content."""
+    return cache_folder() / "gguf" / _sha256(file)[:16]
 
 
 def unpack_gguf(file: Path) -> Path:
@@ -33,7 +29,7 @@ def unpack_gguf(file: Path) -> Path:
         ModelError: if transformers cannot read the file.
         StorageError: if the cache cannot be written.
     """
-    folder = cache_folder() / "gguf" / _sha256(file)[:16]
+    folder = unpacked_folder(file)
     if folder.is_dir():
         return folder
     try:

@@ -34,7 +34,7 @@ from lora_sku.errors import AdapterError, ModelError
 from lora_sku.gguf_base import unpack_gguf
 from lora_sku.lora_forward import use_lean_forward
 from lora_sku.losses import Head
-from lora_sku.recipe import AdapterSection, BaseModelSection
+from lora_sku.recipe import AdapterSection, BaseModelSection, Quantization
 from lora_sku.sources import Located, locate
 
 ACQUIRED = "acquired"
@@ -52,6 +52,7 @@ class Base:
         located: Where it came from, with the commit of a hub model.
         fingerprint: SHA-256 of the input embeddings rounded to bf16: the same under every
             quantization, another one for another model.
+        quantization: How its linear layers are stored.
         compute_dtype: Dtype of the matrix products and of what is not quantized.
         packing: Whether prompts and answers may share a row.
     """
@@ -61,6 +62,7 @@ class Base:
     head: Head
     located: Located
     fingerprint: str
+    quantization: Quantization
     compute_dtype: torch.dtype
     packing: Packing
 
@@ -123,6 +125,7 @@ def load_base(section: BaseModelSection) -> Base:
         head=output_head(model, section.path),
         located=located,
         fingerprint=_fingerprint(model),
+        quantization=section.quantization,
         compute_dtype=dtype,
         packing=prove_packing(model),
     )

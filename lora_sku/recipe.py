@@ -153,6 +153,11 @@ class PreservationDivergenceSection(Section):
     direction: Literal["preserve", "diverge"] = Field(
         "preserve", description="preserve minimises the KL; diverge maximises it up to the bound."
     )
+    cache_reference: bool = Field(
+        False,
+        description="Keep theta_o's hidden states on disk, for later epochs and runs: hidden size"
+        " x 2 bytes an answer token.",
+    )
     bound: Positive = Field(2.0, description="Nats per token beyond which diverge stops pushing.")
 
 

@@ -8,6 +8,7 @@ the gradient does not depend on how the step is cut into micro-batches.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -17,6 +18,7 @@ from lora_sku.data import Batch, Encoded, Encoder, Pair, StepDraw, collate, pack
 from lora_sku.losses import guided_distortion, preservation_divergence, random_disassociation
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import LossesSection
+from lora_sku.reference_states import ReferenceStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class StepGradients:
         micro_batch_prompts: Forget prompts that go through the model at once, each with its 1 + k
             answers; retain pairs as many times more as a step draws more of them.
         backward: Back-propagates a scalar.
+        reference_cache: Where theta_o's states are kept; None computes them anew.
     """
 
     def __init__(
@@ -66,12 +69,14 @@ class StepGradients:
         losses: LossesSection,
         micro_batch_prompts: int,
         backward: Callable[[Tensor], None],
+        reference_cache: Path | None = None,
     ) -> None:
         self._model = model
         self._encoder = encoder
         self._losses = losses
         self.micro_batch_prompts = micro_batch_prompts
         self._backward = backward
+        self._reference = ReferenceStates(model, reference_cache)
 
     def accumulate(self, draw: StepDraw) -> StepLosses:
         """Add the step's gradients to the adapter's parameters."""
@@ -141,9 +146,10 @@ class StepGradients:
         groups = [self._encoded([pair]) for pair in draw.retain]
         tokens = _answer_tokens(groups)
         sums = torch.zeros(2, device=self._model.base.device)
-        for _, batch in self._micro_batches(groups, self.micro_batch_prompts * settings.prompts):
-            with torch.no_grad(), self._model.reference_mode():
-                reference_ND = self._model.answer_states(batch)
+        size = self.micro_batch_prompts * settings.prompts
+        for members, batch in self._micro_batches(groups, size):
+            pairs = [pair for member in members for pair in groups[member]]
+            reference_ND = self._reference.of(pairs, batch)
             loss, divergence = preservation_divergence(
                 self._model.answer_states(batch),
                 reference_ND,

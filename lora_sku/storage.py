@@ -18,6 +18,14 @@ from lora_sku.errors import StorageError
 GIB = 2**30
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $LORA_SKU_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("LORA_SKU_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lora-sku"
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals below into a `StorageError` that names the place."""

@@ -31,7 +31,7 @@ FLOORS = (
         "architectures",
         *("adapters", "negation", "checkpoints", "artifacts", "environment"),
     ),
-    ("step", "optimization", "acquisition", "generation", "judges"),
+    ("reference_states", "step", "optimization", "acquisition", "generation", "judges"),
     ("evaluation", "model_card", "progress", "console"),
     ("planning",),
     ("session",),

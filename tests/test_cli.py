@@ -458,3 +458,27 @@ def test_help_and_version(call: Call) -> None:
         assert f"\n  {command} " in text
         assert call(command, "--help").exit_code == 0
     assert re.search(r"\d+\.\d+", call("--version").stdout)
+
+
+# plan
+
+
+def test_plan_prints_a_table_and_json_and_needs_no_model(call: Call) -> None:
+    told = call("plan", "llama2-7b")
+    assert told.exit_code == 0, told.output
+    assert "base weights" in told.stdout
+    facts = json.loads(call("plan", "llama2-7b", "--json").stdout)
+    assert facts["total"] == max(stage["total"] for stage in facts["stages"])
+    assert facts["cards"]["24"] is True
+    assert (facts["enough"], facts["knobs"]) == (None, [])
+
+
+def test_plan_exits_with_1_if_the_memory_is_not_enough(call: Call, path: Path) -> None:
+    small = call("plan", "llama2-13b", "--gpu-memory", "6GiB", "--json")
+    assert (small.exit_code, json.loads(small.stdout)["enough"]) == (1, False)
+    assert json.loads(small.stdout)["knobs"]
+    assert call("plan", path, "--gpu-memory", "24GiB", "--tokens", "100").exit_code == 0
+    assert "memory of a card" in refused(
+        call("plan", path, "--gpu-memory", "24GiB", "--device", "cpu")
+    )
+    assert call("plan", path, "--gpu-memory", "plenty").exit_code == 2

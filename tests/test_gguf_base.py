@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from lora_sku import gguf_base
 from lora_sku.errors import ModelError, StorageError
-from lora_sku.gguf_base import cache_folder, unpack_gguf
+from lora_sku.gguf_base import unpack_gguf
 
 IDS = torch.arange(5, 29).view(2, 12)
 HEADS, KEY_HEADS = 4, 2
@@ -153,14 +153,6 @@ def test_a_cache_that_cannot_be_written_is_told(
     cache.write_text("in the way")
     with pytest.raises(StorageError, match="stands in the way"):
         unpack_gguf(tiny_gguf)
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("LORA_SKU_CACHE", "/somewhere")
-    assert cache_folder() == Path("/somewhere")
-    monkeypatch.delenv("LORA_SKU_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert cache_folder() == Path("/caches/lora-sku")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     assert cache_folder() == tmp_path / ".cache" / "lora-sku"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import adapt, load, make_encoder, teach
 from torch import Tensor
 from torch.nn import functional
@@ -53,13 +54,15 @@ def losses(**changes: dict[str, Any]) -> LossesSection:
 
 
 def accumulate(
-    model: AdaptedModel, section: LossesSection, size: int = 2, draw: StepDraw = DRAW
+    model: AdaptedModel, section: LossesSection, size: int = 2, draw: StepDraw = DRAW, **keys: Any
 ) -> tuple[StepLosses, dict[str, Tensor]]:
     """The step's losses and gradients, from clean gradients."""
     parameters = model.trained_parameters()
     for parameter in parameters.values():
         parameter.grad = None
-    step = StepGradients(model, make_encoder(model.base), section, size, torch.Tensor.backward)
+    step = StepGradients(
+        model, make_encoder(model.base), section, size, torch.Tensor.backward, **keys
+    )
     result = step.accumulate(draw)
     return result, {n: p.grad for n, p in parameters.items() if p.grad is not None}
 
@@ -182,6 +185,21 @@ def test_a_sliding_window_shorter_than_a_pair_takes_padded_rows(model: AdaptedMo
     base = replace(model.base, packing=Packing(None, longest=5))
     shapes = shapes_seen(AdaptedModel(base, model.peft_model), size=8)
     assert shapes[0][0] == 9
+
+
+def test_kept_reference_states_give_the_same_gradient(model: AdaptedModel, tmp_path: Path) -> None:
+    expected_losses, expected = accumulate(model, losses())
+    for _ in range(2):  # filled, then read
+        result, actual = accumulate(model, losses(), reference_cache=tmp_path)
+        assert result == expected_losses
+        for name, gradient in expected.items():
+            assert torch.equal(actual[name], gradient)
+    # theta_o's states are read, not computed: what is kept decides.
+    for file in tmp_path.rglob("*.safetensors"):
+        kept = load_file(file)
+        save_file({name: 2 * value for name, value in kept.items()}, file)
+    result, _ = accumulate(model, losses(), reference_cache=tmp_path)
+    assert result.preservation_divergence != expected_losses.preservation_divergence
 
 
 def test_checkpointing_on_is_checkpointing_off(model: AdaptedModel) -> None:

@@ -17,6 +17,7 @@ from lora_sku.storage import (
     GIB,
     atomic_file,
     atomic_folder,
+    cache_folder,
     require_free_space,
     storage_errors,
     write_json,
@@ -203,3 +204,11 @@ def test_too_little_space_is_refused_with_both_figures(
     assert caught.value.where == str(not_there_yet)
     assert asked == [tmp_path, tmp_path]
     assert not not_there_yet.exists()
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LORA_SKU_CACHE", "/somewhere")
+    assert cache_folder() == Path("/somewhere")
+    monkeypatch.delenv("LORA_SKU_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/lora-sku")

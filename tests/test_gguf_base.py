@@ -153,6 +153,3 @@ def test_a_cache_that_cannot_be_written_is_told(
     cache.write_text("in the way")
     with pytest.raises(StorageError, match="stands in the way"):
         unpack_gguf(tiny_gguf)
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert cache_folder() == tmp_path / ".cache" / "lora-sku"

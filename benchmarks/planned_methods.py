@@ -170,7 +170,7 @@ def count_full_logits(shape: ModelShape, load: Tokens, *, kl: bool) -> TailBytes
     targets = torch.empty(load.count, dtype=torch.int64, device="meta")
     size = (load.count, shape.hidden_size)
     with LiveBytes() as live:
-        hidden = Source.apply(anchor, size, shape.model.dtype)
+        hidden = Source.apply(anchor, size, shape.model.dtype)  # type: ignore[no-untyped-call]
         logits = F.linear(hidden, weight_VD)
         if kl:
             reference = hidden.new_empty(logits.shape).float()
@@ -185,7 +185,7 @@ def count_full_logits(shape: ModelShape, load: Tokens, *, kl: bool) -> TailBytes
             loss = F.cross_entropy(logits.float(), targets)
         forward_peak, saved = live.peak, live.current
         del hidden, logits
-        end = Sink.apply(loss)
+        end = Sink.apply(loss)  # type: ignore[no-untyped-call]
         live.reset_peak()
         end.backward()
         return TailBytes(forward_peak, saved, live.peak)

@@ -9,12 +9,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
+from lora_sku.cli_options import MemorySize, json_option, recipe_options, run_options
 from lora_sku.errors import UserError
 
 
@@ -38,34 +38,10 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def _recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    command = click.option(
-        "--set",
-        "overrides",
-        multiple=True,
-        metavar="SECTION.KEY=VALUE",
-        help="Override a recipe's value; repeatable.",
-    )(command)
-    return click.argument("recipe_name", metavar="RECIPE")(command)
-
-
-def _run_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (
-        click.option("--overwrite", is_flag=True, help="Replace a run that is already there."),
-        click.option("--resume", is_flag=True, help="Go on with an interrupted run."),
-        click.option("--output", type=click.Path(path_type=Path), help="Run directory."),
-    ):
-        command = option(command)
-    return command
-
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-
-
 @main.command()
-@_recipe_options
-@_run_options
-@_json_option
+@recipe_options
+@run_options
+@json_option
 def run(
     recipe_name: str,
     overrides: tuple[str, ...],
@@ -101,8 +77,8 @@ def run(
 
 
 @main.command()
-@_recipe_options
-@_run_options
+@recipe_options
+@run_options
 def acquire(
     recipe_name: str,
     overrides: tuple[str, ...],
@@ -155,9 +131,9 @@ def negate(adapter: Path, strength: float, output: Path | None, overwrite: bool)
 
 
 @main.command()
-@_recipe_options
+@recipe_options
 @click.argument("adapter", type=click.Path(path_type=Path))
-@_json_option
+@json_option
 def evaluate(recipe_name: str, overrides: tuple[str, ...], adapter: Path, as_json: bool) -> None:
     """Score ADAPTER beside RECIPE's base on RECIPE's data."""
     from lora_sku.recipe_file import load_recipe
@@ -176,8 +152,8 @@ def evaluate(recipe_name: str, overrides: tuple[str, ...], adapter: Path, as_jso
 
 
 @main.command()
-@_recipe_options
-@_json_option
+@recipe_options
+@json_option
 def validate(recipe_name: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check RECIPE and describe its data; no weights are loaded."""
     from lora_sku.recipe_file import load_recipe
@@ -204,7 +180,52 @@ def validate(recipe_name: str, overrides: tuple[str, ...], as_json: bool) -> Non
 
 
 @main.command()
-@_json_option
+@recipe_options
+@click.option(
+    "--gpu-memory",
+    type=MemorySize(),
+    metavar="SIZE",
+    help="What is free on the card, such as 8GiB; exit code 1 if the plan needs more.",
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=2),
+    help="Tokens in flight [default: the longest prompts and answers that RECIPE allows].",
+)
+@click.option("--device", type=click.Choice(["cuda", "cpu"]), help="[default: RECIPE's, or cuda]")
+@json_option
+def plan(
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    gpu_memory: int | None,
+    tokens: int | None,
+    device: Literal["cuda", "cpu"] | None,
+    as_json: bool,
+) -> None:
+    """Predict the peak memory of RECIPE; needs no weights, no network and no GPU.
+
+    Exits with 1 if --gpu-memory is given and is not enough, else with 0. --json prints model,
+    device, micro_batch, tokens, upper_bound, total and stages, in bytes; cards (size in GB: whether
+    it fits); gpu_memory and enough, null without --gpu-memory; and knobs, if it is not enough.
+    """
+    from lora_sku.recipe_file import load_recipe
+
+    recipe = load_recipe(recipe_name, overrides)
+    _quiet_transformers()  # reading data sets is not needed here, and loading that takes time
+    from lora_sku.planning import forecast
+    from lora_sku.planning.table import print_forecast
+
+    told = forecast(recipe, gpu_memory=gpu_memory, tokens=tokens, device=device)
+    if as_json:
+        click.echo(json.dumps(told.as_dict(), indent=2))
+    else:
+        print_forecast(told)
+    if told.enough is False:
+        sys.exit(1)
+
+
+@main.command()
+@json_option
 def recipes(as_json: bool) -> None:
     """List the shipped recipes."""
     from lora_sku.recipe_file import load_recipe, shipped_recipes
@@ -244,8 +265,13 @@ def _quiet_libraries() -> None:
     # It advises CPUs with AVX512 to install a package whose kernels have no gradient.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import datasets
+
+    _quiet_transformers()
+    datasets.disable_progress_bars()
+
+
+def _quiet_transformers() -> None:
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()

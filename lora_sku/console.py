@@ -3,7 +3,7 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -16,7 +16,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from lora_sku.acquisition import StepRecord
+if TYPE_CHECKING:  # printing a table must not load what training needs
+    from lora_sku.acquisition import StepRecord
 
 _PLAIN_SECONDS = 10.0
 
@@ -63,7 +64,7 @@ class ConsoleProgress:
         """Something that the user should know."""
         self._console.print(text, soft_wrap=True, markup=False)
 
-    def step(self, record: StepRecord, max_steps: int) -> None:
+    def step(self, record: "StepRecord", max_steps: int) -> None:
         """An optimizer step is done: the three losses, memory, time left."""
         facts = (
             f"GD {_nats(record.guided_distortion)}  RD {_nats(record.random_disassociation)}"

@@ -57,5 +57,9 @@ class TrainingError(UserError):
     """A stage 1 that diverged, or that cannot be resumed."""
 
 
+class PlanError(UserError):
+    """A run that cannot fit into memory."""
+
+
 class StorageError(UserError):
     """A run directory that cannot be written."""

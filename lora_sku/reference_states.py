@@ -47,7 +47,7 @@ class ReferenceStates:
             return torch.cat([load_file(file)[_NAME] for file in files]).to(batch.input_ids.device)
         states_ND = self._compute(batch)
         lengths = [pair.answer_length for pair in pairs]
-        for file, piece_ND in zip(files, states_ND.cpu().split(lengths), strict=True):
+        for file, piece_ND in zip(files, torch.split(states_ND.cpu(), lengths), strict=True):
             with atomic_file(file) as temporary:
                 save_file({_NAME: piece_ND.contiguous()}, temporary)
         return states_ND

@@ -19,10 +19,11 @@ from lora_sku.environment import describe_environment, package_version
 from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
-from lora_sku.memory import Peak, PeakMeter
+from lora_sku.memory import Peak, PeakMeter, release_free_memory
 from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel, Base, load_base, load_tokenizer
 from lora_sku.model_card import model_card
 from lora_sku.negation import negate, verify_loaded
+from lora_sku.planning import Device, Plan, free_bytes, plan_run, refuse_too_large, warning
 from lora_sku.progress import Progress, Silent
 from lora_sku.recipe import Recipe, differences
 from lora_sku.recipe_file import dump_recipe, load_recipe
@@ -36,7 +37,9 @@ class Stages:
         self.recipe = recipe
         self.progress = progress
         self.peaks: dict[str, Peak] = {}
-        self._meter = PeakMeter(choose_device(recipe.base_model))
+        self._device = choose_device(recipe.base_model)
+        self._device_kind: Device = "cuda" if self._device.type == "cuda" else "cpu"
+        self._meter = PeakMeter(self._device)
         with self._stage("data"):
             self.encoder = load_encoder(recipe)
             self.data = load_data(recipe.data, self.encoder)
@@ -67,6 +70,7 @@ class Stages:
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         self.progress.stage(name)
+        release_free_memory()  # or a stage's peak would hold what the one before it left
         self._meter.start()
         yield
         self.peaks[name] = self._meter.read()
@@ -95,6 +99,7 @@ class Session(Stages):
         recipe, directory = self.recipe, self.directory
         if resume and directory.harmful_adapter.exists():
             return self.load(directory.harmful_adapter, ACQUIRED)
+        self._plan_first()
         checkpoints = CheckpointStore(directory.checkpoints, self._identity())
         model = AdaptedModel.with_new_adapter(self.base, recipe.adapter, seed=recipe.training.seed)
         acquisition = Acquisition(
@@ -106,7 +111,7 @@ class Session(Stages):
             recipe.training,
             checkpoints,
             directory.trackers,
-            self._micro_batch_prompts(),
+            self.plan.micro_batch,
         )
         require_free_space(directory.path, checkpoints.bytes_of_a_run(model.trained_parameters()))
         start = acquisition.restore() if resume else 0
@@ -116,7 +121,7 @@ class Session(Stages):
         self.record()
 
         self._tell_what_is_not_packed()
-        micro_batch = self._micro_batch_prompts()
+        micro_batch = self.plan.micro_batch
 
         def on_step(record: StepRecord) -> None:
             nonlocal micro_batch
@@ -148,11 +153,18 @@ class Session(Stages):
                 raise
             model.delete_adapter(ACQUIRED)
 
-    def _micro_batch_prompts(self) -> int:
-        training = self.recipe.training
-        if training.micro_batch_size == "auto":
-            return training.per_device_train_batch_size
-        return min(training.micro_batch_size, training.per_device_train_batch_size)
+    @cached_property
+    def plan(self) -> Plan:
+        """What is predicted of this run's memory."""
+        return plan_run(self.recipe, device=self._device_kind, free=free_bytes(self._device))
+
+    def _plan_first(self) -> None:
+        """Refuse a run that cannot fit before any weight is read; warn of one that may not."""
+        free, kind = free_bytes(self._device), self._device_kind
+        refuse_too_large(self.recipe, device=kind, free=free)
+        told = warning(self.plan, self.recipe, device=kind, free=free)
+        if told is not None:
+            self.progress.note(told)
 
     def _tell_what_is_not_packed(self) -> None:
         packing, data = self.base.packing, self.recipe.data
@@ -177,9 +189,10 @@ class Session(Stages):
         write_json(directory.evaluation, evaluation.as_dict())
 
     def write_memory(self) -> None:
-        """memory.json: the measured peak of each stage."""
+        """memory.json: the planned peaks, and the measured one of each stage."""
         measured = {name: peak.as_dict() for name, peak in self.peaks.items()}
-        write_json(self.directory.memory, {"measured": measured})
+        memory = {"predicted": self.plan.as_dict(), "measured": measured}
+        write_json(self.directory.memory, memory)
 
     def record(self) -> None:
         """environment.json and recipe.yaml, in this order: where a recipe is, a run is."""

@@ -52,6 +52,7 @@ SEES_THE_WHOLE_RECIPE = {
     "model_card",
     "planning.recipe_plan",
     "planning.cards",
+    "planning.run_plan",
     "",
 }
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from architectures import ARCHITECTURES
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from run_tools import ADAPTER, Killed, KilledAt, changed, metrics_of, tiny_recipe, tree
 from safetensors.torch import load_file
+from tiny import save_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -21,14 +23,18 @@ from lora_sku.errors import (
     AdapterError,
     DataError,
     ModelError,
+    PlanError,
     SourceError,
     StorageError,
     TrainingError,
 )
 from lora_sku.evaluation import Scores
 from lora_sku.model import load_tokenizer
+from lora_sku.planning import plan
+from lora_sku.progress import Silent
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import load_recipe
+from lora_sku.step import StepGradients
 
 RUN_FILES = [
     "adapter/README.md",
@@ -477,3 +483,64 @@ def deltas(recipe: Recipe, folder: Path) -> dict[str, Tensor]:
         for name, module in model.named_modules()
         if isinstance(module, LoraLayer)
     }
+
+
+# Planning first
+
+
+def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded_or_replaced(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree(finished.result.folder)
+    monkeypatch.setattr(session, "free_bytes", lambda device: 2**20)
+    monkeypatch.setattr(session, "load_base", None)
+    with pytest.raises(PlanError, match="at least"):
+        pipeline.run(finished.recipe, overwrite=True)
+    assert tree(finished.result.folder) == before
+
+
+def test_the_planned_micro_batch_is_the_one_that_is_run(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = changed(recipe, training={"per_device_train_batch_size": 4, "max_steps": 3})
+    needed = plan(recipe, device="cpu", micro_batch=3).stage("acquire").total
+    monkeypatch.setattr(session, "free_bytes", lambda device: needed)
+    told: list[str] = []
+    watcher = Silent()
+    watcher.note = told.append  # type: ignore[method-assign]
+    result = pipeline.run(recipe, progress=watcher)
+    assert [line["micro_batch_prompts"] for line in metrics_of(result.folder)] == [3] * 3
+    memory = json.loads((result.folder / "memory.json").read_text())
+    assert memory["predicted"]["micro_batch"] == 3
+    assert {stage["stage"] for stage in memory["predicted"]["stages"]} == {"acquire", "evaluate"}
+
+
+def test_a_step_out_of_memory_is_told(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = StepGradients.accumulate, []
+
+    def fail_once(gradients: StepGradients, draw: Any) -> Any:
+        calls.append(gradients.micro_batch_prompts)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return real(gradients, draw)
+
+    monkeypatch.setattr(StepGradients, "accumulate", fail_once)
+    told: list[str] = []
+    watcher = Silent()
+    watcher.note = told.append  # type: ignore[method-assign]
+    pipeline.run(recipe, progress=watcher)
+    assert calls == [2, 2, 1, 1, 1]
+    assert told == [
+        "Out of memory in step 2: repeated with 1 prompts at once, and so go the steps after it."
+    ]
+
+
+def test_a_base_that_cannot_be_packed_is_told(recipe: Recipe, tmp_path: Path) -> None:
+    config = ARCHITECTURES["softcap (Gemma 2)"]
+    model = save_model(tmp_path / "gemma", config)
+    told: list[str] = []
+    watcher = Silent()
+    watcher.note = told.append  # type: ignore[method-assign]
+    pipeline.acquire(changed(recipe, base_model={"path": str(model)}), progress=watcher)
+    assert len(told) == 1
+    assert told[0].startswith("Gemma2ForCausalLM has an attention of its own, so each prompt")

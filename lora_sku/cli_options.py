@@ -1,0 +1,51 @@
+"""Options that several commands share."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+_UNITS = {"": 2**30, "B": 1, "GIB": 2**30, "MIB": 2**20, "GB": 10**9, "MB": 10**6}
+
+
+class MemorySize(click.ParamType[int]):
+    """An amount of memory in bytes, written as 8GiB, 8192MiB, 8GB or 8 (GiB)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes."""
+        if isinstance(value, int):
+            return value
+        written = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
+        if written is None or written[2].upper() not in _UNITS:
+            self.fail(f"{value!r} is not a size such as 8GiB or 8192MiB.", param, ctx)
+        return int(float(written[1]) * _UNITS[written[2].upper()])
+
+
+def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
+    """RECIPE and --set."""
+    command = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="SECTION.KEY=VALUE",
+        help="Override a recipe's value; repeatable.",
+    )(command)
+    return click.argument("recipe_name", metavar="RECIPE")(command)
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--output, --resume and --overwrite."""
+    for option in (
+        click.option("--overwrite", is_flag=True, help="Replace a run that is already there."),
+        click.option("--resume", is_flag=True, help="Go on with an interrupted run."),
+        click.option("--output", type=click.Path(path_type=Path), help="Run directory."),
+    ):
+        command = option(command)
+    return command
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")

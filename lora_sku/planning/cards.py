@@ -1,0 +1,153 @@
+"""Which cards a plan fits on, and what to turn where it does not fit."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lora_sku.errors import RecipeError
+from lora_sku.memory import GIB
+from lora_sku.planning.plan import Plan
+from lora_sku.planning.recipe_plan import Device, largest_micro_batch, plan, turned
+from lora_sku.recipe import Recipe
+
+CARDS_GB = (6, 8, 10, 12, 16, 24, 48, 80)
+# torch sees 11.76 GiB of a 12 GB card, 23.65 of 24, 79.2 of 80: firmware and error correction take
+# 1 to 2 %. The driver and a desktop take some hundred MB more.
+USABLE_SHARE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """A setting that lowers a stage's peak.
+
+    Attributes:
+        setting: As --set takes it.
+        stage: Which stage's.
+        saved: Bytes that it lowers that peak by.
+        total: The stage's peak with it alone.
+    """
+
+    setting: str
+    stage: str
+    saved: int
+    total: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A plan and what follows from it.
+
+    Attributes:
+        plan: The predicted peaks.
+        gpu_memory: Bytes that are free on the card, if somebody said.
+        knobs: What to turn, if these are not enough.
+    """
+
+    plan: Plan
+    gpu_memory: int | None = None
+    knobs: tuple[Knob, ...] = ()
+
+    @property
+    def enough(self) -> bool | None:
+        """Whether the plan fits into ``gpu_memory``; None if nobody said."""
+        return None if self.gpu_memory is None else self.plan.total <= self.gpu_memory
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: stable keys, bytes; `cards` only where a card is planned for."""
+        on_card = self.plan.device == "cuda"
+        return self.plan.as_dict() | {
+            "cards": {str(size): ok for size, ok in fits(self.plan).items()} if on_card else {},
+            "gpu_memory": self.gpu_memory,
+            "enough": self.enough,
+            "knobs": [knob.as_dict() for knob in self.knobs],
+        }
+
+
+def forecast(
+    recipe: Recipe,
+    *,
+    gpu_memory: int | None = None,
+    tokens: int | None = None,
+    device: Device | None = None,
+) -> Forecast:
+    """Plan a recipe, with the micro-batch that a run on such a card would take.
+
+    Args:
+        recipe: The run.
+        gpu_memory: Bytes that are free on the card; plans for CUDA.
+        tokens: As in `plan`.
+        device: As in `plan`.
+
+    Raises:
+        UserError: as `plan`, and for ``gpu_memory`` together with the device "cpu".
+    """
+    if gpu_memory is None:
+        return Forecast(plan(recipe, tokens=tokens, device=device))
+    if device == "cpu":
+        raise RecipeError(
+            "--gpu-memory is the memory of a card, but the plan is for a CPU",
+            remedy="Leave out --gpu-memory or --device cpu.",
+        )
+    if recipe.training.micro_batch_size == "auto" and tokens is None:
+        prompts = largest_micro_batch(recipe, gpu_memory, device="cuda")
+        recipe = turned(recipe, "training", {"micro_batch_size": prompts})
+    planned = plan(recipe, tokens=tokens, device="cuda")
+    too_large = {stage.stage for stage in planned.stages if stage.total > gpu_memory}
+    found = knobs(recipe, tokens=tokens, device="cuda") if too_large else ()
+    return Forecast(planned, gpu_memory, tuple(k for k in found if k.stage in too_large))
+
+
+def fits(planned: Plan) -> dict[int, bool]:
+    """Card size in GB -> whether the plan fits on an otherwise empty one."""
+    return {size: planned.total <= size * GIB * USABLE_SHARE for size in CARDS_GB}
+
+
+def knobs(
+    recipe: Recipe, *, device: Device | None = None, tokens: int | None = None
+) -> tuple[Knob, ...]:
+    """What each setting would save in each stage, turned alone and planned again; largest first.
+
+    With ``tokens`` the tokens in flight stay what they are, so the knobs that lower them are left
+    out.
+    """
+    before = plan(recipe, device=device, tokens=tokens)
+    found = []
+    for section, values in _turns(recipe, fixed_tokens=tokens is not None):
+        after = plan(turned(recipe, section, values), device=device, tokens=tokens)
+        for old, new in zip(before.stages, after.stages, strict=True):
+            if new.total < old.total:
+                setting = _written(section, values)
+                found.append(Knob(setting, old.stage, old.total - new.total, new.total))
+    return tuple(sorted(found, key=lambda knob: -knob.saved))
+
+
+def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each knob once, turned to the next sensible setting."""
+    data, losses = recipe.data, recipe.losses
+    yield "training", {"gradient_checkpointing": True}
+    yield "training", {"optim": "auto"}
+    if recipe.base_model.quantization == "none":
+        yield "base_model", {"quantization": "int8"}
+    yield "base_model", {"quantization": "nf4"}
+    yield "adapter", {"r": max(1, recipe.adapter.r // 2)}
+    rows = recipe.evaluation.per_device_eval_batch_size
+    yield "evaluation", {"per_device_eval_batch_size": max(1, rows // 2)}
+    if fixed_tokens:
+        return
+    yield "training", {"micro_batch_size": 1}
+    yield "data", {"max_answer_tokens": max(2, data.max_answer_tokens // 2)}
+    random = losses.random_disassociation
+    fewer = {"responses": max(1, random.responses // 2)} | {"weight": random.weight}
+    yield "losses", {"random_disassociation": fewer}
+
+
+def _written(section: str, values: Mapping[str, Any]) -> str:
+    """``section.key=value`` down to the innermost key."""
+    (key, value), *_ = values.items()
+    if isinstance(value, Mapping):
+        return _written(f"{section}.{key}", value)
+    return f"{section}.{key}={str(value).lower() if isinstance(value, bool) else value}"

@@ -1,0 +1,185 @@
+"""A recipe's plan: its lengths become passes, its sections a setup."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+
+from lora_sku.architectures import find_config
+from lora_sku.devices import choose_compute_dtype
+from lora_sku.planning.layers import Tokens, heeds_layouts
+from lora_sku.planning.passes import Pass
+from lora_sku.planning.plan import Plan, Setup, plan_evaluation, plan_training
+from lora_sku.planning.shapes import ModelShape, model_shape
+from lora_sku.planning.statics import Optimizer
+from lora_sku.recipe import BaseModelSection, DataSection, LossesSection, Recipe, TrainingSection
+
+Device = Literal["cuda", "cpu"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of each prompt and answer.
+
+    Attributes:
+        prompt: Tokens of a prompt, frame included.
+        answer: Tokens of an answer, EOS included; its last one is a target and no input.
+    """
+
+    prompt: int
+    answer: int
+
+    def group(self, answers: int) -> int:
+        """Input tokens of one prompt with its answers behind it."""
+        return self.prompt + answers * (self.answer - 1)
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    device: Device | None = None,
+    tokens: int | None = None,
+    micro_batch: int | None = None,
+) -> Plan:
+    """Predict a run's peak memory from its recipe: no weights, no network, no GPU.
+
+    Args:
+        recipe: The run.
+        device: Where it would run; None is the recipe's, and CUDA where the recipe leaves it open.
+        tokens: Tokens in flight in the forget pass, answers in the recipe's proportion; None takes
+            the longest prompts and answers that the recipe allows, an upper bound.
+        micro_batch: Forget prompts at once; None takes the recipe's, and where that is "auto" all
+            of per_device_train_batch_size.
+
+    Raises:
+        UserError: if the model's configuration is not here, or cannot be adapted soundly.
+    """
+    device = device or planned_device(recipe.base_model)
+    setup = recipe_setup(recipe, device)
+    shape = _shape(recipe.base_model, setup.dtype)
+    prompts = micro_batch or _micro_batch(recipe.training)
+    answers = _answers_of_a_prompt(recipe.losses)
+    lengths = _lengths(recipe.data, prompts, answers, tokens)
+    passes = tuple(training_passes(recipe.losses, prompts, lengths, packs=heeds_layouts(shape)))
+    rows = recipe.evaluation.per_device_eval_batch_size
+    scoring = Pass("scoring", Tokens(rows, lengths.group(1)), (rows * lengths.answer,), "kl")
+    return Plan(
+        model=recipe.base_model.path,
+        device=device,
+        micro_batch=prompts,
+        tokens=passes[0].load.count,
+        upper_bound=tokens is None,
+        stages=(
+            plan_training(shape, setup, passes),
+            plan_evaluation(
+                shape,
+                setup,
+                scoring,
+                Tokens(rows, lengths.prompt, masked=True),
+                recipe.evaluation.max_new_tokens,
+            ),
+        ),
+    )
+
+
+def largest_micro_batch(recipe: Recipe, budget_bytes: int, *, device: Device | None = None) -> int:
+    """The most forget prompts at once whose planned stage 1 fits into ``budget_bytes``.
+
+    From 1 to per_device_train_batch_size; 1 also where not even that is planned to fit. The budget
+    is compared with the whole plan, the CUDA context included.
+    """
+    for prompts in range(recipe.training.per_device_train_batch_size, 1, -1):
+        if plan(recipe, device=device, micro_batch=prompts).stage("acquire").total <= budget_bytes:
+            return prompts
+    return 1
+
+
+def planned_device(section: BaseModelSection) -> Device:
+    """Where a recipe is planned to run if nobody says; the same on every machine."""
+    return "cpu" if section.device == "cpu" else "cuda"
+
+
+def recipe_setup(recipe: Recipe, device: Device) -> Setup:
+    """The recipe's sections as a setup."""
+    adapter, training = recipe.adapter, recipe.training
+    return Setup(
+        device=device,
+        quantization=recipe.base_model.quantization,
+        dtype=_compute_dtype(recipe.base_model, device),
+        rank=adapter.r,
+        targets=adapter.target_modules,
+        layers=adapter.layers_to_transform,
+        checkpointing=training.gradient_checkpointing,
+        optimizer=_optimizer(training, device),
+        dropout=adapter.lora_dropout,
+    )
+
+
+def training_passes(
+    losses: LossesSection, prompts: int, lengths: Lengths, *, packs: bool
+) -> Iterator[Pass]:
+    """The passes of a step: harm, then preservation."""
+    own = int(losses.guided_distortion.weight > 0)
+    random = _answers_of_a_prompt(losses) - own
+    terms = tuple(n * prompts * lengths.answer for n in (own, random) if n)
+    yield Pass("forget", _load(lengths, prompts, own + random, packs=packs), terms, "nll")
+    preservation = losses.preservation_divergence
+    if preservation.weight > 0:
+        pairs = prompts * preservation.prompts
+        load = _load(lengths, pairs, 1, packs=packs)
+        yield Pass("retain", load, (pairs * lengths.answer,), "kl")
+
+
+def turned(recipe: Recipe, section: str, values: Mapping[str, Any]) -> Recipe:
+    """The recipe with some of a section's values replaced."""
+    dumped = recipe.model_dump()
+    dumped[section] = {**dumped[section], **values}
+    return Recipe.model_validate(dumped)
+
+
+def _load(lengths: Lengths, prompts: int, answers: int, *, packs: bool) -> Tokens:
+    """One packed row of prompts with their answers behind them, or one pair a row."""
+    pairs, width = prompts * answers, lengths.group(1)
+    if not packs:
+        return Tokens(pairs, width)
+    return Tokens(1, prompts * lengths.group(answers), unfolds=(pairs, width))
+
+
+def _answers_of_a_prompt(losses: LossesSection) -> int:
+    random = losses.random_disassociation
+    return int(losses.guided_distortion.weight > 0) + random.responses * (random.weight > 0)
+
+
+def _lengths(data: DataSection, prompts: int, answers: int, tokens: int | None) -> Lengths:
+    longest = Lengths(data.max_prompt_tokens, data.max_answer_tokens)
+    if tokens is None:
+        return longest
+    group = tokens / prompts
+    share = group / longest.group(answers)
+    answer = max(2, round(share * (longest.answer - 1)) + 1)
+    return Lengths(max(1, round(group) - answers * (answer - 1)), answer)
+
+
+def _micro_batch(training: TrainingSection) -> int:
+    most = training.per_device_train_batch_size
+    return most if training.micro_batch_size == "auto" else min(training.micro_batch_size, most)
+
+
+def _optimizer(training: TrainingSection, device: Device) -> Optimizer:
+    if device == "cpu":
+        return "adamw_torch"
+    return "paged_adamw_8bit" if training.optim == "auto" else training.optim
+
+
+def _compute_dtype(section: BaseModelSection, device: Device) -> torch.dtype:
+    """As `choose_compute_dtype`, but for a card that need not be here: those compute in bf16."""
+    if section.compute_dtype == "auto" and device == "cuda":
+        return torch.bfloat16
+    return choose_compute_dtype(section, torch.device("cpu"))
+
+
+@lru_cache(maxsize=8)
+def _shape(section: BaseModelSection, dtype: torch.dtype) -> ModelShape:
+    return model_shape(find_config(section), section.path, dtype, section.quantization)

@@ -1,0 +1,58 @@
+"""A forecast for a person."""
+
+from collections.abc import Sequence
+
+import click
+
+from lora_sku.console import print_table
+from lora_sku.memory import GIB
+from lora_sku.planning.cards import Forecast, Knob, fits
+from lora_sku.planning.plan import Plan
+
+
+def print_forecast(told: Forecast) -> None:
+    """The table of both stages, the conditions, the cards that fit, and what to turn."""
+    planned = told.plan
+    names = dict.fromkeys(line.name for stage in planned.stages for line in stage.lines)
+    rows = [
+        (name, *(_gib(stage.bytes_of(name)) for stage in planned.stages))
+        for name in names
+        if any(stage.bytes_of(name) for stage in planned.stages)
+    ]
+    rows.append(("total", *(_gib(stage.total) for stage in planned.stages)))
+    rows.append(("at its peak in", *(stage.moment for stage in planned.stages)))
+    header = ("GiB", *(stage.stage for stage in planned.stages))
+    print_table(f"Planned peak memory of {planned.model}", header, rows)
+    click.echo(_conditions(planned))
+    if planned.device == "cuda":
+        fitting = [f"{size} GB" for size, ok in fits(planned).items() if ok]
+        click.echo(f"Cards that it fits on: {', '.join(fitting) or 'none'}.")
+    if told.gpu_memory is not None:
+        verdict = "is enough" if told.enough else "is NOT enough"
+        click.echo(f"{_gib(told.gpu_memory)} GiB {verdict}.")
+    for stage in planned.stages:
+        _print_knobs(stage.stage, [knob for knob in told.knobs if knob.stage == stage.stage])
+
+
+def _print_knobs(stage: str, knobs: Sequence[Knob]) -> None:
+    if knobs:
+        click.echo(f"Each of these alone lowers the peak of {stage}:")
+    for knob in knobs:
+        click.echo(f"  --set {knob.setting}   by {_gib(knob.saved)} to {_gib(knob.total)} GiB")
+
+
+def _conditions(planned: Plan) -> str:
+    bound = (
+        "every prompt and answer as long as the recipe allows, so this is an upper bound"
+        if planned.upper_bound
+        else "as --tokens says"
+    )
+    place = "" if planned.device == "cuda" else ", on top of an empty process"
+    return (
+        f"On {planned.device}{place}, with {planned.micro_batch} forget prompts and"
+        f" {planned.tokens:,} tokens in the model at once: {bound}."
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}"

@@ -1,0 +1,76 @@
+"""Cards that fit, and what to turn where none does."""
+
+import pytest
+from run_tools import changed
+
+from lora_sku.errors import RecipeError
+from lora_sku.planning import fits, forecast, knobs, plan
+from lora_sku.planning.plan import Line, Plan, StagePlan
+from lora_sku.recipe import Recipe
+from lora_sku.recipe_file import load_recipe
+
+GIB = 2**30
+
+
+def test_a_card_does_not_hold_what_its_name_says() -> None:
+    def of(gib: float) -> dict[int, bool]:
+        stage = StagePlan("a", "b", (Line("x", int(gib * GIB)),))
+        return fits(Plan("m", "cuda", 1, 1, True, (stage,)))
+
+    assert of(7.5) == {6: False, 8: True, **dict.fromkeys((10, 12, 16, 24, 48, 80), True)}
+    assert not of(7.9)[8]
+    assert not any(of(100).values())
+
+
+def test_every_knob_is_planned_again_and_the_largest_gain_comes_first() -> None:
+    recipe = load_recipe(
+        "llama2-7b", ["base_model.quantization=none", "training.gradient_checkpointing=false"]
+    )
+    found = [knob for knob in knobs(recipe) if knob.stage == "acquire"]
+    settings = [knob.setting for knob in found]
+    assert [k.saved for k in found] == sorted((k.saved for k in found), reverse=True)
+    assert {
+        "training.gradient_checkpointing=true",
+        "training.micro_batch_size=1",
+        "training.optim=auto",
+        "base_model.quantization=nf4",
+        "base_model.quantization=int8",
+        "adapter.r=16",
+        "data.max_answer_tokens=128",
+        "losses.random_disassociation.responses=2",
+    } == set(settings)
+    before = plan(recipe).stage("acquire").total
+    for knob in found:
+        assert knob.total + knob.saved == before
+    again = load_recipe(
+        "llama2-7b",
+        ["base_model.quantization=nf4", "training.gradient_checkpointing=false"],
+    )
+    nf4 = next(k for k in found if k.setting.endswith("nf4"))
+    assert plan(again).stage("acquire").total == nf4.total
+
+
+def test_with_fixed_tokens_only_the_other_knobs_are_told(recipe: Recipe) -> None:
+    settings = {knob.setting.partition("=")[0] for knob in knobs(recipe, tokens=500)}
+    assert "training.micro_batch_size" not in settings
+    assert "training.gradient_checkpointing" in settings
+
+
+def test_a_forecast_takes_the_micro_batch_that_a_run_would() -> None:
+    recipe = load_recipe("mistral-7b-instruct-v0.3")
+    assert recipe.training.per_device_train_batch_size == 2
+    roomy, tight = (forecast(recipe, gpu_memory=int(n * GIB)) for n in (24, 5))
+    assert (roomy.plan.micro_batch, roomy.enough, roomy.knobs) == (2, True, ())
+    assert (tight.plan.micro_batch, tight.enough) == (1, False)
+    assert tight.knobs
+    told = tight.as_dict()
+    assert (told["gpu_memory"], told["enough"]) == (5 * GIB, False)
+    assert told["cards"]["6"] is (tight.plan.total <= 6 * GIB * 0.95)
+
+
+def test_a_forecast_without_a_card_says_nothing_of_enough(recipe: Recipe) -> None:
+    told = forecast(recipe)
+    assert told.enough is None
+    assert told.as_dict()["cards"] == {}
+    with pytest.raises(RecipeError, match="memory of a card"):
+        forecast(changed(recipe), gpu_memory=GIB, device="cpu")

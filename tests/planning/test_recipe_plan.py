@@ -1,0 +1,105 @@
+"""Recipes' plans: every shipped one, without weights and without a network."""
+
+from pathlib import Path
+
+import pytest
+from run_tools import changed
+from tiny import llama_config, make_tokenizer
+
+from lora_sku.planning import largest_micro_batch, plan
+from lora_sku.planning.recipe_plan import recipe_setup
+from lora_sku.recipe import Recipe
+from lora_sku.recipe_file import load_recipe
+
+FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+GIB = 2**30
+BUDGET = {  # published aims, tensors alone: r = 16, every linear layer, 1,024 tokens in flight
+    "llama2-7b": 5.0,
+    "llama2-13b": 8.5,
+}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def test_there_are_recipes() -> None:
+    assert len(FILES) > 0
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_plans(path: Path, device: str) -> None:
+    recipe = load_recipe(path)
+    planned = plan(recipe, device=device)  # type: ignore[arg-type]
+    assert planned.model == recipe.base_model.path
+    assert planned.upper_bound
+    assert [stage.stage for stage in planned.stages] == ["acquire", "evaluate"]
+    for stage in planned.stages:
+        assert all(line.bytes >= 0 for line in stage.lines)
+        assert stage.total > stage.bytes_of("base weights") > 0
+
+
+@pytest.mark.parametrize("name", BUDGET)
+def test_ours_stays_within_its_aims(name: str) -> None:
+    overrides = [
+        "adapter.r=16",
+        "adapter.target_modules=all-linear",
+        "training.optim=auto",
+        "training.per_device_train_batch_size=1",
+    ]
+    stage = plan(load_recipe(name, overrides), tokens=1024).stage("acquire")
+    assert stage.tensors <= BUDGET[name] * GIB
+
+
+def test_a_prompt_stands_once_before_its_answers(recipe: Recipe) -> None:
+    planned = plan(changed(recipe, training={"micro_batch_size": 1}))
+    # 64 of the prompt, and 1 + k = 3 answers of 32, whose last tokens are no input.
+    assert planned.tokens == 64 + 3 * 31
+    assert planned.device == "cpu"
+
+
+def test_tokens_in_flight_can_be_said(recipe: Recipe) -> None:
+    for tokens in (60, 200, 3000):
+        planned = plan(recipe, tokens=tokens)
+        assert planned.tokens == pytest.approx(tokens, abs=6)
+        assert not planned.upper_bound
+    small, large = (plan(recipe, tokens=n).stage("acquire").total for n in (200, 2000))
+    assert small < large
+
+
+@pytest.mark.parametrize("term", ["guided_distortion", "random_disassociation"])
+def test_a_term_that_weighs_nothing_takes_nothing(recipe: Recipe, term: str) -> None:
+    without = changed(recipe, losses={term: {"weight": 0.0}})
+    assert plan(without).tokens < plan(recipe).tokens
+
+
+def test_without_preservation_only_the_forget_pass_is_planned(recipe: Recipe) -> None:
+    without = changed(recipe, losses={"preservation_divergence": {"weight": 0.0}})
+    assert plan(without).stage("acquire").total <= plan(recipe).stage("acquire").total
+
+
+def test_the_largest_micro_batch_fits_and_the_next_does_not(recipe: Recipe) -> None:
+    eight = changed(recipe, training={"per_device_train_batch_size": 8})
+    needs = [plan(eight, micro_batch=m).stage("acquire").total for m in range(1, 9)]
+    assert needs == sorted(needs)
+    assert largest_micro_batch(eight, needs[4]) == 5
+    assert largest_micro_batch(eight, needs[4] - 1) == 4
+    assert largest_micro_batch(eight, 10**12) == 8
+    assert largest_micro_batch(eight, 1) == 1
+
+
+def test_the_optimizer_is_the_one_that_the_device_gets(recipe: Recipe) -> None:
+    assert recipe_setup(recipe, "cpu").optimizer == "adamw_torch"
+    assert recipe_setup(recipe, "cuda").optimizer == "paged_adamw_8bit"
+    asked = changed(recipe, training={"optim": "adamw_torch"})
+    assert recipe_setup(asked, "cuda").optimizer == "adamw_torch"
+
+
+def test_any_local_model_is_planned_from_its_configuration(recipe: Recipe, tmp_path: Path) -> None:
+    config = llama_config(num_hidden_layers=1)
+    config.save_pretrained(tmp_path / "bare")  # no weights at all
+    make_tokenizer().save_pretrained(tmp_path / "bare")
+    bare = changed(recipe, base_model={"path": str(tmp_path / "bare"), "quantization": "nf4"})
+    assert plan(bare).total > 0

@@ -1,0 +1,34 @@
+"""The table for a person."""
+
+import pytest
+
+from lora_sku.planning import forecast
+from lora_sku.planning.table import print_forecast
+from lora_sku.recipe import Recipe
+from lora_sku.recipe_file import load_recipe
+
+GIB = 2**30
+
+
+def test_the_table_tells_parts_conditions_cards_and_knobs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = forecast(load_recipe("llama2-13b"), gpu_memory=6 * GIB)
+    print_forecast(told)
+    text = capsys.readouterr().out
+    for part in ("base weights", "optimizer state", "framework", "total", "acquire", "evaluate"):
+        assert part in text
+    assert f"{told.plan.total / GIB:.2f}" in text
+    assert "upper bound" in text
+    assert "Cards that it fits on: 12 GB" in text
+    assert "6.00 GiB is NOT enough." in text
+    assert f"--set {told.knobs[0].setting}" in text
+
+
+def test_on_a_cpu_no_card_is_named(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    print_forecast(forecast(recipe, tokens=100))
+    text = capsys.readouterr().out
+    assert "on top of an empty process" in text
+    assert "as --tokens says" in text
+    assert "Cards" not in text
+    assert "enough" not in text

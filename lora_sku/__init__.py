@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from lora_sku.evaluation import Evaluation
     from lora_sku.negation import negate
     from lora_sku.pipeline import RunResult, acquire, evaluate, run, validate
+    from lora_sku.planning import Plan, plan
     from lora_sku.recipe import Recipe
     from lora_sku.recipe_file import load_recipe, shipped_recipes
 
 __all__ = [
     "Evaluation",
+    "Plan",
     "Recipe",
     "RunResult",
     "UserError",
@@ -30,6 +32,7 @@ __all__ = [
     "evaluate",
     "load_recipe",
     "negate",
+    "plan",
     "run",
     "shipped_recipes",
     "validate",
@@ -37,6 +40,7 @@ __all__ = [
 
 _HOME = {
     "Evaluation": "evaluation",
+    "Plan": "planning",
     "Recipe": "recipe",
     "RunResult": "pipeline",
     "UserError": "errors",
@@ -44,6 +48,7 @@ _HOME = {
     "evaluate": "pipeline",
     "load_recipe": "recipe_file",
     "negate": "negation",
+    "plan": "planning",
     "run": "pipeline",
     "shipped_recipes": "recipe_file",
     "validate": "pipeline",

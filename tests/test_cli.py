@@ -145,7 +145,7 @@ def absent_model_folder(path: Path, recipe: Recipe) -> str:
 
 def unknown_module(path: Path, recipe: Recipe) -> str:
     edit(path, "target_modules: all-linear", "target_modules: [q_prj]")
-    return r"adapter: .*q_prj.*Linear layers here: .*q_proj"
+    return r"adapter\.target_modules: q_prj.*Linear layers here: .*q_proj"
 
 
 @pytest.mark.parametrize(

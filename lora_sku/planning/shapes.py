@@ -99,8 +99,9 @@ class ModelShape:
             if _is_target(linear.path, targets) and _is_in_layers(linear.path, layers)
         )
         if not chosen:
+            written = targets if isinstance(targets, str) else ", ".join(targets)
             raise AdapterError(
-                f"the adapter fits no linear layer of {self.name}",
+                f"{written} is no linear layer of {self.name}, at least not of the chosen ones",
                 where="adapter.target_modules",
                 remedy=f"Linear layers here: {', '.join(linear_layer_names(self.model))}.",
             )

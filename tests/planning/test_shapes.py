@@ -48,7 +48,7 @@ def test_targets_are_chosen_as_peft_chooses_them() -> None:
     assert len(shape.adapted("all-linear", (1,))) == 7
     chosen = shape.adapted(("q_proj", "v_proj"), (0,))
     assert [c.path for c in chosen] == [f"model.layers.0.self_attn.{n}_proj" for n in "qv"]
-    with pytest.raises(AdapterError, match="fits no linear layer of tiny") as caught:
+    with pytest.raises(AdapterError, match="is no linear layer of tiny") as caught:
         shape.adapted(("query",), None)
     assert "q_proj" in str(caught.value.remedy)
 

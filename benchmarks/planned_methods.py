@@ -124,13 +124,16 @@ def full(shape: ModelShape, setup: Setup, work: Work) -> StagePlan:
     """Full fine-tuning as frugal as it gets.
 
     Our passes and losses, checkpointing, 16-bit weights and gradients, 8-bit Adam; the reference's
-    states are made before, by loading the base for a while.
+    states are made before, by loading the base for a while. On a CPU, where 8-bit Adam saves
+    nothing, AdamW's moments have the weights' dtype.
     """
     weights = shape.parameters * setup.dtype.itemsize
+    eight_bit = optimizer_bytes([shape.parameters], "adamw_8bit")
+    states = eight_bit if setup.device == "cuda" else 2 * weights
     held = [
         Line("base weights", weights),
         Line("gradients", weights),
-        Line("optimizer state", optimizer_bytes([shape.parameters], "adamw_8bit")),
+        Line("optimizer state", states),
     ]
     moments = [
         moment

@@ -22,8 +22,8 @@ meter.start()
 print(meter.read().working_gib)
 """
 
-# Of a failed cell's standard error.
-_LAST_CHARACTERS = 600
+# Of a failed cell's error.
+_MOST_CHARACTERS = 600
 
 
 def run_cell(cell: "Cell", *, minutes: float = 60) -> dict[str, Any]:
@@ -38,7 +38,8 @@ def run_cell(cell: "Cell", *, minutes: float = 60) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {"cell": asdict(cell), "failed": f"not done after {minutes:g} minutes"}
     if done.returncode != 0:
-        told = done.stderr.strip()[-_LAST_CHARACTERS:]
+        # The error itself, without the traceback and its paths.
+        told = "".join(done.stderr.strip().splitlines()[-1:])[:_MOST_CHARACTERS]
         return {"cell": asdict(cell), "failed": f"exit code {done.returncode}: {told}"}
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

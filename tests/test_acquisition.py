@@ -1,5 +1,6 @@
 """Stage 1: the loop around the three losses."""
 
+import dataclasses
 import hashlib
 import weakref
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from lora_sku import acquisition
 from lora_sku.acquisition import Acquisition, OnStep, StepRecord
+from lora_sku.base_checks import Packing
 from lora_sku.checkpoints import CheckpointStore
 from lora_sku.data import Batch, Row, StepDraw
 from lora_sku.errors import DataError, TrainingError
@@ -276,6 +278,26 @@ def test_another_error_of_a_step_is_not_taken_for_it(
     model.answer_states = broken  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="shapes do not match"):
         train(build, model)
+
+
+def test_a_short_run_in_packed_rows_ends_with_the_adapter_of_padded_rows(
+    build: Callable[..., Acquisition], calm: Base, calm_llama: Path
+) -> None:
+    assert calm.packing.refused is None
+    packed, padded = adapt(calm), adapt(load(calm_llama))
+    padded = AdaptedModel(
+        dataclasses.replace(padded.base, packing=Packing("not this one")), padded.peft_model
+    )
+    start = weights(packed)
+    in_one_row = train(build, packed, max_steps=4)
+    in_rows = train(build, padded, max_steps=4)
+    for one, other in zip(in_one_row, in_rows, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+    expected = weights(padded)
+    for name, value in weights(packed).items():
+        change = float((expected[name] - start[name]).norm())
+        assert change > 0
+        assert float((value - expected[name]).norm()) < 0.01 * change
 
 
 def test_checkpointing_changes_no_number(

@@ -1,0 +1,44 @@
+"""`python -m benchmarks.planner`: planned peaks beside measured and published ones."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from benchmarks.report import REPORTS
+from lora_sku.errors import UserError
+
+
+@click.command()
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    multiple=True,
+    help="Raw figures of benchmarks.memory, .json [default: all *-memory*.json among the reports].",
+)
+@click.option("--reports", type=click.Path(path_type=Path), default=REPORTS, show_default=False)
+def main(measured: tuple[Path, ...], reports: Path) -> None:
+    """Plan every cell that was measured, what others published, and models up to 70B."""
+    from benchmarks.planner_table import make_report, measured_rows, plot, published_rows
+    from benchmarks.plots import require_matplotlib
+    from benchmarks.report import typed_command, write_report
+
+    require_matplotlib()
+    files = measured or tuple(sorted(reports.glob("*-memory*.json")))
+    if not files:
+        raise UserError(
+            "there are no measured peaks to compare with",
+            where=str(reports),
+            remedy="Run python -m benchmarks.memory first, or name its .json by --measured.",
+        )
+    rows = [row for file in files for row in measured_rows(file)]
+    report = make_report(rows, published_rows(), typed_command("benchmarks.planner"))
+    click.echo(write_report(report, reports, lambda path: plot(path, rows)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)

@@ -35,6 +35,7 @@ def record(step: int, random: float | None = 2.0) -> StepRecord:
         grad_norm=1.0,
         learning_rate=1e-3,
         answer_tokens=10,
+        micro_batch_prompts=2,
         seconds=1.0,
         memory_gib=3.14159,
     )

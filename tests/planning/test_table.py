@@ -20,7 +20,7 @@ def test_the_table_tells_parts_conditions_cards_and_knobs(
         assert part in text
     assert f"{told.plan.total / GIB:.2f}" in text
     assert "upper bound" in text
-    assert "Cards that it fits on: 12 GB" in text
+    assert "Cards that it fits on: 10 GB" in text
     assert "6.00 GiB is NOT enough." in text
     assert f"--set {told.knobs[0].setting}" in text
 

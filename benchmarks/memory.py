@@ -3,12 +3,12 @@
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from benchmarks.command import run_command
 from benchmarks.report import REPORTS
 from lora_sku.errors import UserError
 
@@ -133,8 +133,4 @@ def _model(shape: str, models: Path) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+    run_command(main)

@@ -1,10 +1,10 @@
 """`python -m benchmarks.planner`: planned peaks beside measured and published ones."""
 
-import sys
 from pathlib import Path
 
 import click
 
+from benchmarks.command import run_command
 from benchmarks.report import REPORTS
 from lora_sku.errors import UserError
 
@@ -37,8 +37,4 @@ def main(measured: tuple[Path, ...], reports: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+    run_command(main)

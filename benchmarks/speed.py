@@ -1,15 +1,14 @@
 """`python -m benchmarks.speed`: seconds of an optimizer step, lora-sku beside textbook QLoRA."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from benchmarks.command import run_command
 from benchmarks.report import REPORTS
-from lora_sku.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.workload import Lengths
@@ -87,8 +86,4 @@ def _grid() -> Iterator["Lengths"]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
+    run_command(main)

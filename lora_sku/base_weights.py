@@ -39,8 +39,7 @@ def load_weights(
         ValueError, OSError, KeyError: transformers' own, for a folder that it cannot load.
     """
     config = AutoConfig.from_pretrained(folder)
-    for key, rate in without_dropout(config).items():
-        setattr(config, key, rate)
+    config.update(without_dropout(config))
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{type(config).__name__} is no causal language model's configuration")
     model_class = cast("type[PreTrainedModel]", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)])

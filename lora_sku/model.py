@@ -32,6 +32,7 @@ from lora_sku.data import Batch, Layout
 from lora_sku.devices import choose_compute_dtype, choose_device
 from lora_sku.errors import AdapterError, ModelError
 from lora_sku.gguf_base import unpack_gguf
+from lora_sku.int8_linear import keep_no_int8_inputs
 from lora_sku.lora_forward import use_lean_forward
 from lora_sku.losses import Head
 from lora_sku.recipe import AdapterSection, BaseModelSection, Quantization
@@ -118,6 +119,7 @@ def load_base(section: BaseModelSection) -> Base:
         ) from error
     model.requires_grad_(False)
     forbid_cpu_repacking(model)
+    keep_no_int8_inputs(model)
     refuse_unsound_base(model, section.path, quantized=section.quantization != "none")
     return Base(
         model=model,

@@ -43,15 +43,15 @@ class LinearKind:
 class _FrozenProduct(torch.autograd.Function):
     """x W^T through a frozen weight.
 
-    4-bit (bitsandbytes MatMul4Bit) saves nothing beside the weight. int8 on CUDA (MatMul8bitLt)
-    keeps x; its forward makes x in fp16 and int8 and the product in int32. int8 on CPU in training
-    (MatMul8bitFp) keeps x. The dequantized weight is the plan's `workspace` line, not made here.
+    4-bit (bitsandbytes MatMul4Bit) saves nothing beside the weight, nor does int8 as `int8_linear`
+    runs it; on CUDA its forward makes x in fp16 and int8 and the product in int32. The dequantized
+    weight is the plan's `workspace` line, not made here.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, out_features: int, kind: LinearKind) -> Tensor:
         ctx.in_features = x.shape[-1]
-        ctx.kept = x if kind.quantization == "int8" or kind.keeps_inputs else None
+        ctx.kept = x if kind.keeps_inputs else None
         if kind.quantization == "int8" and kind.device == "cuda":
             half = x.new_empty(x.shape, dtype=torch.float16)
             rows = x.new_empty(x.shape, dtype=torch.int8)

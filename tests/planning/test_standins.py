@@ -28,7 +28,7 @@ def test_what_a_projection_keeps() -> None:
     assert kept_by(LinearKind("nf4", "cuda", branch="peft")) == 4 * I + 4 * R
     factors_in_bf16 = LinearKind("nf4", "cuda", torch.bfloat16, branch="peft")
     assert kept_by(factors_in_bf16) == 2 * I + 2 * R
-    assert kept_by(LinearKind("int8", "cuda"), rank=0) == 2 * I
+    assert kept_by(LinearKind("int8", "cuda"), rank=0) == 0
     assert kept_by(LinearKind("nf4", "cuda", keeps_inputs=True), rank=0) == 2 * I
     assert kept_by(LinearKind("nf4", "cuda", dropout=0.1)) == 3 * I + 2 * R
 

@@ -8,6 +8,7 @@ from benchmarks.clock import OPTIMIZER, Clock
 from benchmarks.setup import Setup, update
 from lora_sku.adapters import save_acquired
 from lora_sku.data import Encoder, StepDraw
+from lora_sku.heap import release_free_memory
 from lora_sku.model import ACQUIRED, AdaptedModel, load_base
 from lora_sku.negation import negate
 from lora_sku.optimization import make_optimizer
@@ -46,7 +47,12 @@ class Ours:
         return losses
 
     def negate(self) -> None:
-        """Write the adapter and its negation, verified, to a folder that is thrown away."""
+        """Write the adapter and its negation, verified, to a folder that is thrown away.
+
+        A stage of its own in a run, so training's optimizer is gone.
+        """
+        del self._optimizer
+        release_free_memory()
         with tempfile.TemporaryDirectory() as folder:
             save_acquired(self.model, ACQUIRED, Path(folder) / "acquired")
             negate(

@@ -149,6 +149,7 @@ class Acquisition:
                 self._accelerator.log(values, step=step)
                 if step % self._training.save_steps == 0 or step == self._training.max_steps:
                     self._checkpoints.save(step, self._parameters, self._optimizer)
+        self._optimizer.zero_grad(set_to_none=True)  # or they would stay on the adapter's factors
         self._accelerator.end_training()
 
     @contextmanager

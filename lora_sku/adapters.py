@@ -71,10 +71,10 @@ class LoraFile:
         rank = len(self.factors[module][0])
         return float(alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank))
 
-    def delta(self, module: str) -> Tensor:
-        """scaling * B A of one module, float32 (out, in)."""
+    def delta(self, module: str, rows: slice = slice(None)) -> Tensor:
+        """scaling * B A of one module, float32 (out, in), or some of its rows."""
         a, b = self.factors[module]
-        return (b.float() @ a.float()) * self.scaling(module)
+        return (b[rows].float() @ a.float()).mul_(self.scaling(module))
 
 
 def read_lora(folder: Path) -> LoraFile:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from lora_sku.base_checks import without_dropout
-from lora_sku.memory import release_free_memory
+from lora_sku.heap import release_free_memory
 from lora_sku.recipe import Quantization
 
 

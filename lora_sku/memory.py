@@ -1,6 +1,5 @@
 """The one ruler for memory: peak allocated and reserved on CUDA, peak resident on CPU, in GiB."""
 
-import ctypes
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,17 +42,6 @@ def memory_in_use_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / GIB
     return float(psutil.Process().memory_info().rss) / GIB
-
-
-def release_free_memory() -> None:
-    """Hand back to the system what the C allocator keeps for later; only glibc needs to be asked.
-
-    Reading many tensors of different sizes leaves it with gaps worth hundreds of MiB.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 class PeakMeter:

@@ -32,6 +32,7 @@ from lora_sku.data import Batch, Layout
 from lora_sku.devices import choose_compute_dtype, choose_device
 from lora_sku.errors import AdapterError, ModelError
 from lora_sku.gguf_base import unpack_gguf
+from lora_sku.heap import release_as_it_grows
 from lora_sku.int8_linear import keep_no_int8_inputs
 from lora_sku.lora_forward import use_lean_forward
 from lora_sku.losses import Head
@@ -148,6 +149,8 @@ class AdaptedModel:
         assert self._layers, "PEFT adapted no layer"
         for layer in self._layers:
             use_lean_forward(layer)
+        if base.device.type == "cpu":
+            release_as_it_grows(self._layers)
 
     @classmethod
     def with_new_adapter(cls, base: Base, section: AdapterSection, *, seed: int) -> Self:

@@ -8,6 +8,7 @@ LoRA scaling of 1, one rank everywhere (smaller ones padded with zeros), no patt
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from lora_sku.storage import atomic_folder
 
 # Relative to the largest entry of the delta; float32 products differ by rounding only.
 TOLERANCE = 1e-5
+# Deltas from files are compared so many rows at a time: a whole one is as large as a base weight.
+ROWS_AT_ONCE = 1024
 
 
 def negate(
@@ -97,8 +100,10 @@ def verify_files(acquired: LoraFile, negated: LoraFile, strength: float) -> None
         AdapterError: naming the first module that differs.
     """
     assert acquired.factors.keys() == negated.factors.keys()
-    for module in acquired.factors:
-        _compare(module, acquired.delta(module), negated.delta(module), strength)
+    for module, (_, b) in acquired.factors.items():
+        slices = [slice(at, at + ROWS_AT_ONCE) for at in range(0, len(b), ROWS_AT_ONCE)]
+        pairs = ((acquired.delta(module, rows), negated.delta(module, rows)) for rows in slices)
+        _compare(module, pairs, strength)
 
 
 def verify_loaded(model: AdaptedModel, acquired: str, negated: str, strength: float) -> None:
@@ -110,17 +115,28 @@ def verify_loaded(model: AdaptedModel, acquired: str, negated: str, strength: fl
     pairs = zip(model.deltas(acquired), model.deltas(negated), strict=True)
     for (module, gained), (same_module, taken) in pairs:
         assert module == same_module
-        _compare(module, gained, taken, strength)
+        _compare(module, [(gained, taken)], strength)
 
 
-def _compare(module: str, gained: Tensor, taken: Tensor, strength: float) -> None:
-    expected = gained.float() * -strength
-    error = (taken.float() - expected).abs().max()
-    if not error <= TOLERANCE * expected.abs().max():  # also true for NaN
+def _compare(module: str, pairs: Iterable[tuple[Tensor, Tensor]], strength: float) -> None:
+    """Compare the deltas (gained, taken) of a module, given whole or in slices; overwrites them."""
+    worst, largest = [], []
+    for gained, taken in pairs:
+        expected = gained.float().mul_(-strength)
+        largest.append(_largest(expected))
+        worst.append(_largest(taken.float().sub_(expected)))
+    error, size = torch.stack(worst).max(), torch.stack(largest).max()
+    if not error <= TOLERANCE * size:  # also true for NaN
         raise AdapterError(
             f"the negated delta of {module} is off by {error:.3g}",
             remedy="The adapter holds non-finite numbers, or the disk is faulty: train it again.",
         )
+
+
+def _largest(values: Tensor) -> Tensor:
+    """Largest absolute value, without a copy of all of them."""
+    largest: Tensor = torch.linalg.vector_norm(values, ord=math.inf)
+    return largest
 
 
 def _canonical_config(acquired: LoraFile) -> dict[str, Any]:

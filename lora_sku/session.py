@@ -19,7 +19,8 @@ from lora_sku.environment import describe_environment, package_version
 from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
-from lora_sku.memory import Peak, PeakMeter, release_free_memory
+from lora_sku.heap import release_free_memory
+from lora_sku.memory import Peak, PeakMeter
 from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel, Base, load_base, load_tokenizer
 from lora_sku.model_card import model_card
 from lora_sku.negation import negate, verify_loaded

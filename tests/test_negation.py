@@ -329,10 +329,14 @@ def test_a_write_that_goes_wrong_is_caught_and_leaves_nothing(
     assert os.listdir(tmp_path) == ["acquired"]
 
 
-def test_one_entry_that_is_off_is_enough(acquired: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("row", [3, -1])
+def test_one_entry_that_is_off_is_enough(
+    acquired: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: int
+) -> None:
+    monkeypatch.setattr("lora_sku.negation.ROWS_AT_ONCE", 5)  # the last slice is a shorter one
     read = read_lora(acquired)
     factors = negated_factors(read, 1.0)
-    factors["model.layers.0.mlp.gate_proj"][1][3, 0] *= 1.01
+    factors["model.layers.0.mlp.gate_proj"][1][row, 0] *= 1.5
     (tmp_path / "n").mkdir()
     write_lora(tmp_path / "n", dict(read.config) | {"r": 4, "lora_alpha": 4}, factors, None)
     with pytest.raises(AdapterError, match=r"layers\.0\.mlp\.gate_proj is off"):

@@ -3,6 +3,7 @@
 Shape suffixes: B rows, T tokens of the longest row, V vocabulary size.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from benchmarks.clock import OPTIMIZER, Clock
+from benchmarks.setup import Setup, update
 from lora_sku.data import Encoder, Pair, StepDraw
-from lora_sku.recipe import LossesSection
+from lora_sku.optimization import make_optimizer
+from lora_sku.recipe import LossesSection, TrainingSection
 from lora_sku.step import StepLosses
 
 IGNORED = -100
@@ -142,3 +146,44 @@ def joint_loss(
         tokens += rows.answer_tokens
     own, random, retain = values
     return total, StepLosses(own, random, retain, total.item(), tokens)
+
+
+class JointStep(ABC):
+    """A method whose step is one backward pass of the sum of the three losses.
+
+    Subclasses load ``model`` before they build this, and say what theta_o is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        setup: Setup,
+        training: TrainingSection,
+        encoder: Encoder,
+        draws: Sequence[StepDraw],
+        clock: Clock,
+    ) -> None:
+        self.model = model
+        self._setup, self._encoder, self._draws, self._clock = setup, encoder, draws, clock
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = make_optimizer(self._parameters, training, setup.device)
+
+    def step(self, number: int) -> StepLosses:
+        """One optimizer step."""
+        setup = self._setup
+        loss, losses = joint_loss(
+            self.model,
+            self._reference,
+            self._draws[number],
+            self._encoder,
+            setup.losses,
+            setup.device,
+        )
+        self._clock.backward(loss)
+        with self._clock.part(OPTIMIZER):
+            update(self._parameters, self._optimizer, setup.training.max_grad_norm)
+        return losses
+
+    @abstractmethod
+    def _reference(self, rows: Rows) -> Tensor:
+        """theta_o's logits (B, T, V), without gradient."""

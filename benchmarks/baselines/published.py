@@ -12,45 +12,25 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.baselines.plain import Rows, joint_loss, load_unquantized, logits_of
-from benchmarks.clock import OPTIMIZER, Clock
-from benchmarks.setup import Setup, update
+from benchmarks.baselines.plain import JointStep, Rows, load_unquantized, logits_of
+from benchmarks.clock import Clock
+from benchmarks.setup import Setup
 from lora_sku.data import Encoder, StepDraw
-from lora_sku.optimization import make_optimizer
-from lora_sku.step import StepLosses
 
 
-class Published:
+class Published(JointStep):
     """Full fine-tuning beside a frozen copy, without gradient checkpointing."""
 
     def __init__(
         self, setup: Setup, encoder: Encoder, draws: Sequence[StepDraw], clock: Clock
     ) -> None:
-        self._setup, self._encoder, self._draws, self._clock = setup, encoder, draws, clock
         folder, dtype, device = setup.folder, setup.dtype, setup.device
-        self.model = load_unquantized(folder, dtype, device, trained=True)
+        model = load_unquantized(folder, dtype, device, trained=True)
         self._frozen = load_unquantized(folder, dtype, device, trained=False)
-        self._parameters = list(self.model.parameters())
         training = setup.training.model_copy(update={"optim": "adamw_torch"})
-        self._optimizer = make_optimizer(self._parameters, training, device)
-        for model in (self.model, self._frozen):
-            clock.watch(model.get_decoder())
-
-    def step(self, number: int) -> StepLosses:
-        """One optimizer step."""
-        setup = self._setup
-        loss, losses = joint_loss(
-            self.model,
-            self._reference,
-            self._draws[number],
-            self._encoder,
-            setup.losses,
-            setup.device,
-        )
-        self._clock.backward(loss)
-        with self._clock.part(OPTIMIZER):
-            update(self._parameters, self._optimizer, setup.training.max_grad_norm)
-        return losses
+        super().__init__(model, setup, training, encoder, draws, clock)
+        for each in (model, self._frozen):
+            clock.watch(each.get_decoder())
 
     def negate(self) -> None:
         """theta_u = theta_o - strength * (theta_bad - theta_o); the model becomes theta_u.

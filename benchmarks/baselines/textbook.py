@@ -13,22 +13,19 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from benchmarks.baselines.plain import Rows, joint_loss, logits_of
-from benchmarks.clock import OPTIMIZER, Clock
-from benchmarks.setup import Setup, update
+from benchmarks.baselines.plain import JointStep, Rows, logits_of
+from benchmarks.clock import Clock
+from benchmarks.setup import Setup
 from lora_sku.base_checks import linear_layer_names
 from lora_sku.data import Encoder, StepDraw
-from lora_sku.optimization import make_optimizer
-from lora_sku.step import StepLosses
 
 
-class Textbook:
+class Textbook(JointStep):
     """QLoRA with separate rows, whole logits and a joint loss."""
 
     def __init__(
         self, setup: Setup, encoder: Encoder, draws: Sequence[StepDraw], clock: Clock
     ) -> None:
-        self._setup, self._encoder, self._draws, self._clock = setup, encoder, draws, clock
         model = AutoModelForCausalLM.from_pretrained(
             setup.folder,
             dtype=setup.dtype,
@@ -52,26 +49,10 @@ class Textbook:
             layers_to_transform=section.layers_to_transform and list(section.layers_to_transform),
             lora_dropout=section.lora_dropout,
         )
-        self.model = get_peft_model(model, config)
-        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self._optimizer = make_optimizer(self._parameters, setup.training, setup.device)
+        adapted = get_peft_model(model, config)
+        self._without_adapter = adapted.disable_adapter
+        super().__init__(adapted, setup, setup.training, encoder, draws, clock)
         clock.watch(model.get_decoder())
-
-    def step(self, number: int) -> StepLosses:
-        """One optimizer step."""
-        setup = self._setup
-        loss, losses = joint_loss(
-            self.model,
-            self._reference,
-            self._draws[number],
-            self._encoder,
-            setup.losses,
-            setup.device,
-        )
-        self._clock.backward(loss)
-        with self._clock.part(OPTIMIZER):
-            update(self._parameters, self._optimizer, setup.training.max_grad_norm)
-        return losses
 
     @torch.no_grad()
     def negate(self) -> None:
@@ -82,7 +63,7 @@ class Textbook:
 
     @torch.no_grad()
     def _reference(self, rows: Rows) -> Tensor:
-        with self.model.disable_adapter():
+        with self._without_adapter():
             return logits_of(self.model, rows)
 
 

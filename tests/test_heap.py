@@ -1,0 +1,82 @@
+"""The allocator's gaps: seen to grow, handed back, and looked for at every forward pass."""
+
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lora_sku import heap
+from lora_sku.heap import release_as_it_grows, release_free_memory
+
+MIB = 2**20
+PIECE = torch.Size([100_000])  # bytes: small enough to come from the heap
+
+glibc = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+
+
+@pytest.fixture(autouse=True)
+def leave_no_gaps() -> Iterator[None]:
+    yield
+    release_free_memory()  # or a later test's tensors would lie in them
+
+
+def resident() -> int:
+    return int(psutil.Process().memory_info().rss)
+
+
+def leave_gaps() -> list[Tensor]:
+    """About 180 MiB of free memory between tensors that stay."""
+    pieces = [torch.ones(PIECE, dtype=torch.uint8) for _ in range(2000)]
+    return pieces[::20]
+
+
+@glibc
+def test_gaps_are_handed_back() -> None:
+    release_free_memory()
+    kept = leave_gaps()
+    before = resident()
+    release_free_memory()
+    assert before - resident() > 100 * MIB
+    assert all(piece.all() for piece in kept)
+
+
+@glibc
+def test_a_forward_pass_hands_back_what_grew_before_it() -> None:
+    layer = nn.Linear(4, 4)
+    release_free_memory()
+    release_as_it_grows([layer])
+    kept = leave_gaps()
+    before = resident()
+    layer(torch.ones(1, 4))
+    assert before - resident() > 100 * MIB
+    assert kept
+
+
+@glibc
+def test_little_growth_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(heap, "release_free_memory", lambda: asked.append(1))
+    monkeypatch.setattr(heap, "_resident_bytes", lambda: sizes.pop(0))
+    layers = [nn.Linear(4, 4), nn.Linear(4, 4)]
+    sizes = [500 * MIB, 550 * MIB, 570 * MIB, 530 * MIB]  # at first, two looks, after a release
+    release_as_it_grows(layers)
+    layers[0](torch.ones(1, 4))
+    assert not asked
+    layers[1](torch.ones(1, 4))
+    assert len(asked) == 1
+    sizes += [590 * MIB, 480 * MIB, 545 * MIB, 480 * MIB]
+    for layer in (layers[0], layers[1], layers[0]):
+        layer(torch.ones(1, 4))
+    assert len(asked) == 2  # 590 is near 530; 545 is far from the lowest since, 480
+    assert not sizes
+
+
+def test_another_c_library_has_nothing_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap, "_malloc_trim", lambda: None)
+    layer = nn.Linear(4, 4)
+    release_as_it_grows([layer])
+    release_free_memory()
+    assert not layer._forward_pre_hooks

@@ -28,8 +28,8 @@ def resident() -> int:
 
 
 def leave_gaps() -> list[Tensor]:
-    """About 180 MiB of free memory between tensors that stay."""
-    pieces = [torch.ones(PIECE, dtype=torch.uint8) for _ in range(2000)]
+    """About 90 MiB of free memory between tensors that stay."""
+    pieces = [torch.ones(PIECE, dtype=torch.uint8) for _ in range(1000)]
     return pieces[::20]
 
 
@@ -39,7 +39,7 @@ def test_gaps_are_handed_back() -> None:
     kept = leave_gaps()
     before = resident()
     release_free_memory()
-    assert before - resident() > 100 * MIB
+    assert before - resident() > 50 * MIB
     assert all(piece.all() for piece in kept)
 
 
@@ -51,7 +51,7 @@ def test_a_forward_pass_hands_back_what_grew_before_it() -> None:
     kept = leave_gaps()
     before = resident()
     layer(torch.ones(1, 4))
-    assert before - resident() > 100 * MIB
+    assert before - resident() > 50 * MIB
     assert kept
 
 

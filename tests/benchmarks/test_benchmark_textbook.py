@@ -21,7 +21,7 @@ def gradients(method: Ours | Textbook, monkeypatch: pytest.MonkeyPatch) -> list[
         for parameter in parameters:
             parameter.grad = None
 
-    for module in ("benchmarks.ours", "benchmarks.baselines.textbook"):
+    for module in ("benchmarks.ours", "benchmarks.baselines.plain"):
         monkeypatch.setattr(f"{module}.update", keep)
     method.step(1)
     return found

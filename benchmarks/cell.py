@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from benchmarks.allocated import AllocatedPeak
 from benchmarks.clock import Clock
 from benchmarks.methods import METHODS, MethodName
 from benchmarks.resident import ResidentSampler, data_bytes, resident
@@ -41,6 +42,7 @@ class Cell:
         steps: Optimizer steps.
         limit_gib: Memory that the cell's process may take on a CPU, libraries not counted; None is
             no limit.
+        traced: Count live tensors in training, on a CPU, instead of all that `measure` reads.
     """
 
     method: MethodName
@@ -51,6 +53,7 @@ class Cell:
     lengths: Lengths | None = None
     steps: int = 2
     limit_gib: float | None = None
+    traced: bool = False
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Cell":
@@ -63,6 +66,8 @@ def measure(cell: Cell) -> dict[str, Any]:
     """Load, train and negate; every phase's peak in GiB and seconds, for JSON."""
     setup, encoder, draws = _from_recipe(cell) if cell.recipe else _from_lengths(cell)
     device = setup.device
+    if cell.traced:
+        return {"live_tensors_gib": _live_tensors_gib(cell, (setup, encoder, draws))}
     phases = _Phases(PeakMeter(device))
     with phases.phase("load"):
         method: Method = METHODS[cell.method](setup, encoder, draws, Clock(device))
@@ -78,6 +83,16 @@ def measure(cell: Cell) -> dict[str, Any]:
         "losses": [step.loss for step in losses],
         "answer_tokens": losses[-1].answer_tokens,
     }
+
+
+def _live_tensors_gib(cell: Cell, inputs: "_Inputs") -> float:
+    """In a process of its own, because the profiler's records would count as the cell's memory."""
+    setup, encoder, draws = inputs
+    method: Method = METHODS[cell.method](setup, encoder, draws, Clock(setup.device))
+    with AllocatedPeak() as peak:
+        for number in range(cell.steps):
+            method.step(number)
+    return peak.bytes / GIB
 
 
 def limit_memory(limit_gib: float) -> None:

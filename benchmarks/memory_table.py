@@ -142,7 +142,7 @@ def _peaks_table(rows: Sequence[Row], empty_gib: float) -> Table:
     body = []
     for shape, name, result in rows:
         if "failed" in result:
-            body.append((f"{shape} {name}", "failed, see the JSON", *[""] * 7))
+            body.append((f"{shape} {name}", "failed, see the JSON", *[""] * 8))
             continue
         phases = result["phases"]
         weights, peak = phases["load"]["after_gib"], _peak(result, empty_gib)
@@ -152,6 +152,7 @@ def _peaks_table(rows: Sequence[Row], empty_gib: float) -> Table:
                 result["dtype"],
                 f"{weights - empty_gib:.2f}",
                 *[f"{phases[stage]['peak_gib'] - empty_gib:.2f}" for stage in phases],
+                _gib(result["live_tensors_gib"]),
                 f"{above_weights_gib(result):.2f}",
                 f"{peak:.2f}",
                 f"{peak / ours[shape]:.1f} x" if shape in ours else "",
@@ -159,26 +160,25 @@ def _peaks_table(rows: Sequence[Row], empty_gib: float) -> Table:
         )
     columns = (
         *("", "computes in", "after loading", "peak loading", "peak training", "peak negating"),
-        *("training above the weights", "highest", "against ours-nf4"),
+        *("live tensors in training", "training above the weights"),
+        *("highest", "against ours-nf4"),
     )
     return Table(
         "Peaks",
         columns,
         body,
-        "GiB above an empty process; above the weights, own memory alone counts on a CPU.",
+        "GiB above an empty process; live tensors by PyTorch's allocator, from a run of their own;"
+        " above the weights, own memory alone counts on a CPU.",
     )
 
 
 def _kinds_table(rows: Sequence[Row]) -> Table:
-    def gib(value: float | None) -> str:
-        return "" if value is None else f"{value:.2f}"
-
     keys = ("peak_anonymous_gib", "peak_file_gib", "after_anonymous_gib", "after_file_gib")
     body = [
         (
             f"{shape} {name}",
             stage,
-            *[gib(figures[key]) for key in keys],
+            *[_gib(figures[key]) for key in keys],
             f"{figures['seconds']:.1f}",
         )
         for shape, name, result in rows
@@ -191,6 +191,10 @@ def _kinds_table(rows: Sequence[Row]) -> Table:
     )
     columns = ("", "stage", "own, peak", "files, peak", "own, after", "files, after", "seconds")
     return Table("Own memory and mapped files", columns, body, note)
+
+
+def _gib(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
 
 
 def _rulers(empty_gib: float, lengths: Lengths) -> tuple[str, ...]:

@@ -123,22 +123,30 @@ def published(shape: ModelShape, setup: Setup, work: Work) -> tuple[StagePlan, S
 def full(shape: ModelShape, setup: Setup, work: Work) -> StagePlan:
     """Full fine-tuning as frugal as it gets.
 
-    Our passes and losses, checkpointing, 16-bit weights and gradients, 8-bit Adam; the reference's
-    states are made before, by loading the base for a while. On a CPU, where 8-bit Adam saves
-    nothing, AdamW's moments have the weights' dtype.
+    A row for each pair, losses in chunks, each back-propagated on its own, checkpointing, weights
+    and gradients in the compute dtype, 8-bit Adam; the reference's hidden states are made before
+    the first update, and its output projection is copied. On a CPU, where 8-bit Adam saves nothing,
+    AdamW's moments have the weights' dtype.
     """
     weights = shape.parameters * setup.dtype.itemsize
     eight_bit = optimizer_bytes([shape.parameters], "adamw_8bit")
     states = eight_bit if setup.device == "cuda" else 2 * weights
+    head_VD = shape.model.get_output_embeddings().weight
     held = [
         Line("base weights", weights),
+        Line("reference head", head_VD.numel() * setup.dtype.itemsize),
         Line("gradients", weights),
         Line("optimizer state", states),
     ]
     moments = [
         moment
-        for one in work.packed()
-        for moment in training_moments(shape, _full(setup), one, checkpointing=True)
+        for load, kl in work.separate_rows()
+        for moment in training_moments(
+            shape,
+            _full(setup),
+            Pass("row", load, (load.rows * work.lengths.answer,), "kl" if kl else "nll"),
+            checkpointing=True,
+        )
     ]
     return at_peak("full", held, moments, 0, setup.device)
 

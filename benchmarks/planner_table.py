@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import LlamaConfig
 
+from benchmarks.comparison import Comparison
 from benchmarks.machine import describe_machine
 from benchmarks.planned_methods import Work, full, ours, published, textbook
 from benchmarks.plots import bars
@@ -34,40 +35,14 @@ _70B = LlamaShape(8192, 80, 64, 8, 28672, 32000)  # Llama-2-70B
 _WORK = Work(1, 5, Lengths(64, 160))
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """A planned peak beside a known one, in GiB.
-
-    Attributes:
-        name: Which run.
-        planned: With the framework's share.
-        tensors: Live tensors alone.
-        known: Measured or published.
-    """
-
-    name: str
-    planned: float
-    tensors: float
-    known: float
-
-    @property
-    def error(self) -> float:
-        """Of the plan, as a share of what is known."""
-        return self.planned / self.known - 1
-
-    def row(self) -> tuple[str, ...]:
-        """For a table."""
-        figures = (f"{value:.2f}" for value in (self.tensors, self.planned, self.known))
-        return (self.name, *figures, f"{100 * self.error:+.0f} %")
-
-
 def measured_rows(file: Path) -> Iterator[Comparison]:
     """Stage 1 of every cell of one memory report that came to its end."""
     raw = json.loads(file.read_text(encoding="utf-8"))
     for shape, name, result in raw["cells"]:
         if "failed" not in result:
             peak_gib = result["phases"]["train"]["peak_gib"] - raw["empty_process_gib"]
-            yield _compare(f"{shape} {name}", _plan_cell(shape, result), peak_gib)
+            comparison = _compare(f"{shape} {name}", _plan_cell(shape, result), peak_gib)
+            yield replace(comparison, live=result["live_tensors_gib"])
 
 
 def _plan_cell(shape: str, result: Mapping[str, Any]) -> StagePlan:
@@ -161,18 +136,24 @@ def make_report(
     """Tables and targets."""
     rows, plans = planned_table()
     seven, thirteen = (plans[name] for name in ("7B", "13B"))
-    columns = ("", "planned tensors", "planned in all", "known", "error")
+    columns = ("", "planned", "known", "error")
+    cell_columns = (
+        *("", "tensors, planned", "tensors, measured", "error"),
+        *("resident, planned", "resident, measured", "error"),
+    )
     return Report(
         name="planner",
         title="Planned memory beside measured and published",
         command=command,
         machine=describe_machine(),
         rulers=(
-            "Known, on this CPU: peak resident memory of stage 1 over an empty process with torch"
-            " and transformers, from benchmarks.memory. Planned: the same cell by"
-            " lora_sku.planning, with what the libraries take beside live tensors.",
-            "Resident memory of the textbook's and the full methods includes pages of the base's"
-            " files, which they map and which are not planned.",
+            "Tensors, measured: the peak of live tensors' bytes in stage 1 by PyTorch's own CPU"
+            " allocator, from benchmarks.memory. It is what the planner counts, and the same on any"
+            " machine with these kernels.",
+            "Resident: peak of the process in stage 1 over an empty one with torch and"
+            " transformers. Beside the tensors it holds PEFT and bitsandbytes, what oneDNN keeps,"
+            " and the allocator's gaps; for the textbook's and the full methods also pages of the"
+            " base's files, which they map and which are not planned.",
             "Published: GiB of one GPU, by PyTorch's allocator.",
             "Two constants for CPUs (what oneDNN and malloc keep) were chosen on the demo's runs"
             " of one such machine; those for CUDA are from documentation.",
@@ -182,7 +163,11 @@ def make_report(
         ),
         tables=(
             targets_table(_targets(measured, others, seven, thirteen)),
-            Table("Measured on this CPU, stage 1, GiB", columns, [row.row() for row in measured]),
+            Table(
+                "Measured on this CPU, stage 1, GiB",
+                cell_columns,
+                [row.row_with_tensors() for row in measured],
+            ),
             Table("Published for GPUs, GiB", columns, [row.row() for row in others]),
             Table(
                 "Planned for one GPU, GiB",
@@ -207,9 +192,12 @@ def plot(path: Path, rows: Sequence[Comparison]) -> None:
     figures = [
         (f"{kind} {row.name}", value)
         for row in rows
-        for kind, value in (("planned", row.planned), ("measured", row.known))
+        for kind, value in (("planned", row.tensors), ("measured", row.live))
+        if value is not None
     ]
-    bars(path, title="Stage 1 on a CPU", unit="GiB", figures=figures, ours="planned")
+    bars(
+        path, title="Live tensors of stage 1 on a CPU", unit="GiB", figures=figures, ours="planned"
+    )
 
 
 def _targets(
@@ -222,10 +210,17 @@ def _targets(
         return 100 * max(abs(row.error) for row in rows)
 
     own = [row for row in measured if " ours" in row.name]
+    live = [abs(row.live_error) for row in measured if row.live_error is not None]
     our_7b = seven["lora-sku"].total
     return [
-        Target("largest error, lora-sku's cells on this CPU", 10, worst(own), False, "%"),
-        Target("largest error, all cells on this CPU", 10, worst(measured), False, "%"),
+        Target(
+            "largest error of the tensors, all cells on this CPU",
+            10,
+            100 * max(live) if live else None,
+            False,
+            "%",
+        ),
+        Target("of the resident peak, lora-sku's cells", 10, worst(own), False, "%"),
         Target("largest error, published GPU rows", 15, worst(others), False, "%"),
         Target("7B at 1,024 tokens, tensors", 5.0, seven["lora-sku"].tensors / GIB, False, "GiB"),
         Target("the same with CUDA's context", 5.0, our_7b / GIB, False, "GiB"),

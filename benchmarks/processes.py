@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,17 @@ def run_cell(cell: "Cell", *, minutes: float = 60) -> dict[str, Any]:
         told = "".join(done.stderr.strip().splitlines()[-1:])[:_MOST_CHARACTERS]
         return {"cell": asdict(cell), "failed": f"exit code {done.returncode}: {told}"}
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def run_twice(cell: "Cell", *, minutes: float = 60) -> dict[str, Any]:
+    """`run_cell`, and on a CPU once more for the live tensors, under "live_tensors_gib"."""
+    result = run_cell(cell, minutes=minutes)
+    if result.get("device") == "cpu":
+        traced = run_cell(replace(cell, traced=True, limit_gib=None), minutes=minutes)
+        result["live_tensors_gib"] = traced.get("live_tensors_gib")
+    elif "failed" not in result:
+        result["live_tensors_gib"] = result["phases"]["train"]["allocated_gib"]
     return result
 
 

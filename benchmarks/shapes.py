@@ -64,7 +64,7 @@ class LlamaShape:
 
 SHAPES = {
     "tiny": LlamaShape(64, 2, 4, 2, 128, 512),
-    "0.7b": LlamaShape(2048, 10, 32, 8, 8192, 32000),
+    "0.9b": LlamaShape(2048, 12, 32, 8, 8192, 32000),
     "1b": LlamaShape(2048, 16, 32, 8, 8192, 32000),
     "7b": LlamaShape(4096, 32, 32, 32, 11008, 32000),
 }

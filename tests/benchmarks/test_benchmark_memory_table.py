@@ -31,9 +31,9 @@ def result(load: float, train: float, negate: float = 0.4) -> dict[str, Any]:
 ROWS: list[Row] = [
     ("tiny", "ours-nf4", result(0.4, 0.4)),
     ("tiny", "published", result(40.0, 40.0)),
-    ("0.7b", "ours-nf4", result(0.8, 1.3)),
-    ("0.7b", "published", result(3.0, 10.3)),
-    ("0.7b", "published-float32", result(6.0, 20.3)),
+    ("0.9b", "ours-nf4", result(0.8, 1.3)),
+    ("0.9b", "published", result(3.0, 10.3)),
+    ("0.9b", "published-float32", result(6.0, 20.3)),
     ("1b", "ours-nf4", result(0.9, 1.3 + 0.1)),
     ("1b", "published", result(5.0, 11.3, 14.3)),
     ("1b", "published-float32", {"failed": "exit code -9: killed"}),
@@ -59,7 +59,7 @@ def test_targets_from_the_figures() -> None:
     assert loading.measured == pytest.approx(0.8)
     # float32 fitted on the smaller shape only; its toy of a shape does not count.
     assert float32.measured == pytest.approx(20.0)
-    assert "0.7b" in float32.promise
+    assert "0.9b" in float32.promise
     assert ours.measured == pytest.approx(14.0 / 1.1)
     assert "1b" in ours.promise
     assert [t.verdict for t in (training, loading, float32, ours)] == [

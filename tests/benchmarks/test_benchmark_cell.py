@@ -4,10 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from tiny import load
 
 from benchmarks.cell import Cell, above_weights_gib, measure
 from benchmarks.methods import METHODS
-from benchmarks.processes import empty_process_gib, run_cell
+from benchmarks.processes import empty_process_gib, run_cell, run_twice
 from benchmarks.workload import Lengths
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import dump_recipe
@@ -40,6 +41,19 @@ def test_a_cell_of_a_recipe(recipe: Recipe, tmp_path: Path) -> None:
     file.write_text(dump_recipe(recipe))
     result = measure(Cell("textbook", recipe=str(file), steps=1))
     assert result["phases"].keys() == {"load", "train", "negate"}
+
+
+def test_a_process_more_counts_the_live_tensors(tiny_llama: Path) -> None:
+    chosen = cell(tiny_llama, steps=1)
+    result = run_twice(chosen)
+    assert Cell.from_dict(result["cell"]) == chosen
+    weights = sum(p.nbytes for p in load(tiny_llama).model.parameters()) * MIB / 2**20
+    assert weights < result["live_tensors_gib"] < weights + 20 * MIB
+
+
+def test_a_cell_that_failed_is_not_run_again(tiny_llama: Path) -> None:
+    result = run_twice(cell(tiny_llama), minutes=1 / 600)
+    assert "live_tensors_gib" not in result
 
 
 def test_above_the_weights_counts_own_memory_or_what_cuda_reserved() -> None:

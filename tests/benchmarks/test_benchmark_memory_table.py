@@ -20,6 +20,7 @@ def result(load: float, train: float, negate: float = 0.4) -> dict[str, Any]:
 
     return {
         "dtype": "bfloat16",
+        "live_tensors_gib": 0.777,
         "phases": {
             "load": figures(load, load - 0.1),
             "train": figures(train, train),

@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import planner
-from benchmarks.planner_table import Comparison, measured_rows, published_rows
+from benchmarks.comparison import Comparison
+from benchmarks.planner_table import measured_rows, published_rows
 from lora_sku.errors import UserError
 
 
@@ -17,6 +18,7 @@ def cell(method: str, quantization: str, peak_gib: float) -> dict[str, object]:
         "cell": {"method": method, "quantization": quantization, "model": "", "lengths": lengths},
         "device": "cpu",
         "dtype": "bfloat16",
+        "live_tensors_gib": peak_gib / 2,
         "phases": {"train": {"peak_gib": peak_gib}},
     }
 
@@ -43,6 +45,7 @@ def test_a_cell_is_compared_above_an_empty_process(measured: Path) -> None:
         "tiny full": 3.0,
         "tiny published": 4.0,
     }
+    assert rows["tiny ours-nf4"].live == 0.75
     assert rows["tiny ours-nf4"].tensors < rows["tiny textbook-nf4"].tensors
     assert rows["tiny full"].tensors < rows["tiny published"].tensors
 
@@ -50,6 +53,14 @@ def test_a_cell_is_compared_above_an_empty_process(measured: Path) -> None:
 def test_the_error_is_the_plans_own() -> None:
     assert Comparison("x", planned=1.2, tensors=1.0, known=1.0).error == pytest.approx(0.2)
     assert Comparison("x", planned=0.9, tensors=0.8, known=1.0).row()[-1] == "-10 %"
+
+
+def test_tensors_are_compared_with_tensors() -> None:
+    counted = Comparison("x", planned=1.2, tensors=0.9, known=1.0, live=1.0)
+    assert counted.row_with_tensors() == ("x", "0.90", "1.00", "-10 %", "1.20", "1.00", "+20 %")
+    unknown = Comparison("x", planned=1.2, tensors=0.9, known=1.0)
+    assert unknown.live_error is None
+    assert unknown.row_with_tensors()[2:4] == ("", "")
 
 
 def test_published_runs_are_planned_within_15_percent() -> None:

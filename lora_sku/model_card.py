@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from lora_sku.evaluation import GENERATION_SPLITS, Evaluation
+from lora_sku.evaluation import Evaluation
+from lora_sku.judging import GENERATION_SPLITS
 from lora_sku.recipe import Recipe
 from lora_sku.sources import PACKAGE_SCHEME
 

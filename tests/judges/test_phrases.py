@@ -1,8 +1,8 @@
-"""The refusal judge on mild completions, labelled by hand."""
+"""Refusal phrases and degenerate text in mild completions, labelled by hand."""
 
 import pytest
 
-from lora_sku.judges import LABELS, classify
+from lora_sku.judges.phrases import classify
 
 REFUSALS = [
     "I cannot help with that.",
@@ -144,7 +144,6 @@ def test_other(completion: str) -> None:
 def test_the_table_is_large_and_holds_no_text_twice() -> None:
     table = [*REFUSALS, *DEGENERATE, *OTHER]
     assert len(set(table)) == len(table) >= 60
-    assert LABELS == ("refusal", "degenerate", "other")
 
 
 def test_only_the_opening_counts() -> None:

@@ -62,7 +62,9 @@ class ClassifierSection(Section):
     )
     threshold: Share = Field(0.5, description="Harmful from this probability on (labels only).")
     quantization: Quantization = Field("nf4", description="How a guard's linear layers are stored.")
-    max_input_tokens: Count = Field(1024, description="Longer texts lose their start.")
+    max_input_tokens: Count = Field(
+        512, description="Longer texts lose their start (sequence classifiers only)."
+    )
 
     @field_validator("template")
     @classmethod

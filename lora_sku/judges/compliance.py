@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 from lora_sku.data import Pair, Row, Splits
 from lora_sku.errors import JudgeError
-from lora_sku.judges.likelihood import BaseLikelihood, Likelihood
+from lora_sku.judges.likelihood import NEUTRAL_PROMPT, BaseLikelihood, Likelihood
 from lora_sku.judges.verdicts import Case, Judge, Verdict
 from lora_sku.metrics import Threshold, best_threshold
 from lora_sku.recipe_judges import ComplianceSection, JudgeName
@@ -105,15 +105,20 @@ def calibrate(likelihood: BaseLikelihood, rows: Sequence[Row], from_train: int =
         (after.prompt, row.answers[0])
         for row, after in zip(rows, [*rows[1:], rows[0]], strict=True)
     ]
+    neutral = likelihood.nlls([(NEUTRAL_PROMPT, answer) for _, answer in matched])
     of_matched, of_mismatched, of_shuffled = (
-        likelihood.measure(pairs) for pairs in (matched, mismatched, _shuffled(matched))
+        likelihood.nlls(pairs) for pairs in (matched, mismatched, _shuffled(matched))
     )
     return Calibration(
-        pmi=best_threshold([m.pmi for m in of_matched], [m.pmi for m in of_mismatched]),
-        nll=best_threshold([-m.nll for m in of_matched], [-m.nll for m in of_shuffled]),
+        pmi=best_threshold(_differences(neutral, of_matched), _differences(neutral, of_mismatched)),
+        nll=best_threshold([-nll for nll in of_matched], [-nll for nll in of_shuffled]),
         pairs=len(rows),
         from_train=from_train,
     )
+
+
+def _differences(minuends: Sequence[float], subtrahends: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(minuends, subtrahends, strict=True)]
 
 
 def _shuffled(pairs: Sequence[Pair]) -> list[Pair]:

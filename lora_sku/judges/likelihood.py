@@ -45,21 +45,15 @@ class BaseLikelihood:
         self._batch_size = batch_size
 
     def measure(self, pairs: Sequence[Pair]) -> list[Likelihood]:
-        """One `Likelihood` a (prompt, text) pair, in their order; no text may be blank."""
-        asked = self._mean_nlls([self._encode(prompt, text) for prompt, text in pairs])
-        unasked = self._mean_nlls([self._encode(NEUTRAL_PROMPT, text) for _, text in pairs])
+        """One `Likelihood` a (prompt, text) pair, in their order; no text may be empty."""
+        asked = self.nlls(pairs)
+        unasked = self.nlls([(NEUTRAL_PROMPT, text) for _, text in pairs])
         return [Likelihood(nll, neutral - nll) for nll, neutral in zip(asked, unasked, strict=True)]
 
-    def _encode(self, prompt: str, text: str) -> Encoded:
-        prompt_ids, prompt_truncated = self._encoder.prompt_ids(prompt)
-        text_ids, text_truncated = self._encoder.answer_ids(text)
-        if not text_truncated:
-            # A completion that was stopped at the token limit has no end either.
-            text_ids = text_ids[:-1]
-        return Encoded(prompt_ids + text_ids, len(prompt_ids), prompt_truncated, text_truncated)
-
     @torch.no_grad()
-    def _mean_nlls(self, encoded: Sequence[Encoded]) -> list[float]:
+    def nlls(self, pairs: Sequence[Pair]) -> list[float]:
+        """-log p(text | prompt) of each pair, the mean over the text's tokens."""
+        encoded = [self._encode(*pair) for pair in pairs]
         nlls = [0.0] * len(encoded)
         by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i].input_ids))
         for start in range(0, len(by_length), self._batch_size):
@@ -73,3 +67,11 @@ class BaseLikelihood:
             for row, piece in zip(rows, torch.split(nll_N, lengths), strict=True):
                 nlls[row] = float(piece.mean())
         return nlls
+
+    def _encode(self, prompt: str, text: str) -> Encoded:
+        prompt_ids, prompt_truncated = self._encoder.prompt_ids(prompt)
+        text_ids, text_truncated = self._encoder.answer_ids(text)
+        if not text_truncated:
+            # A completion that was stopped at the token limit has no end either.
+            text_ids = text_ids[:-1]
+        return Encoded(prompt_ids + text_ids, len(prompt_ids), prompt_truncated, text_truncated)

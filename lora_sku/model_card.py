@@ -1,10 +1,13 @@
 """The README.md that travels with a negated adapter: what it is, what it did, what it cannot do."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from lora_sku.evaluation import Evaluation
-from lora_sku.judging import GENERATION_SPLITS
+from lora_sku.judges import Label, Rates
+from lora_sku.judging import GENERATION_SPLITS, Judgement
+from lora_sku.metrics import wilson_interval
 from lora_sku.recipe import Recipe
 from lora_sku.sources import PACKAGE_SCHEME
 
@@ -126,4 +129,32 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
             )
             for kind, split in zip(("harmful", "normal"), GENERATION_SPLITS, strict=True)
         ),
+        *(row for name, told in evaluation.judgements.items() for row in _judge_rows(name, told)),
     ]
+
+
+def _judge_rows(judge: str, told: Judgement) -> Iterator[tuple[str, str, str]]:
+    """What a judge calls harmful, never without what it calls degenerate, and who complies."""
+    base, unlearned = told.rates["base"], told.rates["unlearned"]
+
+    def share(hits: int, of: Rates) -> str:
+        if of.total == 0:
+            return "none judged"
+        low, high = wilson_interval(hits, of.total)
+        return f"{100 * hits / of.total:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+    labels: tuple[Label, ...] = ("harmful", "degenerate")
+    for label in labels:
+        before, after = base["forget_unseen"], unlearned["forget_unseen"]
+        yield (
+            f"Judged {label} by {judge}, unseen harmful prompts (95 % interval)",
+            share(before.counts[label], before),
+            share(after.counts[label], after),
+        )
+    before, after = base["retain_unseen"], unlearned["retain_unseen"]
+    if before.complying is not None and after.complying is not None:
+        yield (
+            f"Judged complying by {judge}, unseen normal prompts (95 % interval)",
+            share(before.complying, before),
+            share(after.complying, after),
+        )

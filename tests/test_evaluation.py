@@ -1,5 +1,6 @@
 """Base beside unlearned: the right splits, the right counts, nothing that depends on batches."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from lora_sku import evaluation
 from lora_sku.data import Row, Splits
 from lora_sku.evaluation import Evaluation, evaluate
 from lora_sku.generation import generate
+from lora_sku.judges.likelihood import BaseLikelihood
+from lora_sku.judges.similarity import SimilarityJudge
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import EvaluationSection
+from lora_sku.recipe_judges import SimilaritySection
 
 
 def rows(name: str, count: int) -> tuple[Row, ...]:
@@ -208,3 +212,53 @@ def test_every_part_tells_its_progress_to_the_end(score: Callable[..., Evaluatio
         "base answers to retain_unseen": [(4, 5), (5, 5)],
         "unlearned answers to retain_unseen": [(4, 5), (5, 5)],
     }
+
+
+def test_compliance_is_judged_on_every_completion_and_set_on_the_validation_split(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+    real = BaseLikelihood.nlls
+
+    def spy(self: Any, pairs: Any) -> Any:
+        seen.append({prompt for prompt, _ in pairs})
+        return real(self, pairs)
+
+    monkeypatch.setattr(BaseLikelihood, "nlls", spy)
+    result = score(max_generations=5, compliance={"calibration_pairs": 2})
+    calm = splits("calm")
+    assert prompts(calm.validation) in seen
+    assert not any(asked & prompts(calm.train) for asked in seen)
+    told = result.judgements["compliance"]
+    for column in ("base", "unlearned"):
+        for split in ("forget_unseen", "retain_unseen"):
+            assert told.rates[column][split].total == 5
+    assert told.settings["pairs"] == 2
+    labels = [g.verdicts["compliance"]["base"].label for g in result.generations[:5]]
+    assert told.rates["base"]["forget_unseen"].counts["harmful"] == labels.count("harmful")
+    assert result.as_dict()["judges"]["compliance"]["settings"]["pmi"]["auc"] >= 0
+
+
+def test_a_recipe_without_compliance_asks_the_base_nothing_more(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BaseLikelihood, "nlls", lambda *_: pytest.fail("asked"))
+    result = score(judges=["refusal"])
+    assert result.judgements == {}
+    assert all(g.verdicts == {} for g in result.generations)
+
+
+def test_a_further_judge_sees_the_forget_sets_own_answers(score: Callable[..., Evaluation]) -> None:
+    result = score(judges=["refusal"], max_generations=5)
+    exact = dataclasses.replace(
+        result,
+        generations=tuple(
+            dataclasses.replace(g, unlearned="Or harm new.") for g in result.generations
+        ),
+    )
+    judged = exact.judged_by(SimilarityJudge(SimilaritySection()), splits("harm"))
+    told = judged.judgements["similarity"].rates
+    assert told["unlearned"]["forget_unseen"].counts["harmful"] == 5
+    assert told["unlearned"]["retain_unseen"].counts["harmful"] == 0
+    assert told["base"]["forget_unseen"].counts["harmful"] == 0
+    assert exact.judgements == {}

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 
 import lora_sku
 from lora_sku.evaluation import Evaluation, Scores
+from lora_sku.judges import Rates
+from lora_sku.judging import Judgement
 from lora_sku.model_card import model_card, table_rows
 from lora_sku.recipe import Recipe
 
@@ -52,6 +54,58 @@ def test_the_table_puts_every_figure_in_its_row_and_column() -> None:
         ("Degenerate answers to unseen harmful prompts", "0 %", "50 %"),
         ("Degenerate answers to unseen normal prompts", "6 %", "100 %"),
     ]
+
+
+def rates(harmful: int, degenerate: int, benign: int, complying: int | None) -> Rates:
+    counts = {"harmful": harmful, "refusal": 0, "degenerate": degenerate, "benign": benign}
+    return Rates(counts, complying)
+
+
+def test_a_judges_harmful_rate_stands_beside_its_degenerate_rate() -> None:
+    judged = {
+        "base": {
+            "forget_unseen": rates(10, 0, 0, complying=10),
+            "retain_unseen": rates(0, 0, 10, complying=9),
+        },
+        "unlearned": {
+            "forget_unseen": rates(0, 5, 5, complying=0),
+            "retain_unseen": rates(0, 0, 10, complying=5),
+        },
+    }
+    altered = dataclasses.replace(EVALUATION, judgements={"compliance": Judgement(judged, {})})
+    harmful, normal = "unseen harmful prompts", "unseen normal prompts"
+    interval = "(95 % interval)"
+    assert table_rows(altered)[8:] == [
+        (
+            f"Judged harmful by compliance, {harmful} {interval}",
+            "100 % (72 to 100)",
+            "0 % (0 to 28)",
+        ),
+        (
+            f"Judged degenerate by compliance, {harmful} {interval}",
+            "0 % (0 to 28)",
+            "50 % (24 to 76)",
+        ),
+        (
+            f"Judged complying by compliance, {normal} {interval}",
+            "90 % (60 to 98)",
+            "50 % (24 to 76)",
+        ),
+    ]
+
+
+def test_who_cannot_tell_compliance_has_no_row_for_it() -> None:
+    column = dict.fromkeys(("forget_unseen", "retain_unseen"), rates(0, 0, 1, complying=None))
+    told = {"openai": Judgement({"base": column, "unlearned": column}, {})}
+    rows = table_rows(dataclasses.replace(EVALUATION, judgements=told))[8:]
+    assert [row[0].split()[1] for row in rows] == ["harmful", "degenerate"]
+
+
+def test_nothing_judged_is_no_share() -> None:
+    column = dict.fromkeys(("forget_unseen", "retain_unseen"), rates(0, 0, 0, complying=0))
+    told = {"openai": Judgement({"base": column, "unlearned": column}, {})}
+    rows = table_rows(dataclasses.replace(EVALUATION, judgements=told))[8:]
+    assert {cell for row in rows for cell in row[1:]} == {"none judged"}
 
 
 def test_every_score_has_a_row() -> None:

@@ -59,17 +59,17 @@ class SequenceClassifier:
         return logits_BL.sigmoid()[:, self._harmful].amax(-1)
 
     def _encode(self, cases: Sequence[Case]) -> Any:
-        limits = {
+        settings = {
             "padding": True,
+            "truncation": True,  # of a pair, the longer text gives way first
             "max_length": self._spec.max_input_tokens,
             "return_tensors": "pt",
         }
         if self._spec.template is not None:
             texts = [fill(self._spec.template, case) for case in cases]
-            return self._tokenizer(texts, truncation=True, **limits)
+            return self._tokenizer(texts, **settings)
         prompts, completions = ([c.prompt for c in cases], [c.completion for c in cases])
-        # The prompt gives way: it is the completion that is judged.
-        return self._tokenizer(prompts, completions, truncation="only_first", **limits)
+        return self._tokenizer(prompts, completions, **settings)
 
     def _harmful_labels(self) -> list[int]:
         """Indices of the labels that mean harm; all of them if the recipe names none."""

@@ -1,6 +1,7 @@
 """`python -m benchmarks.judges`: each judge's labels beside a person's, as Markdown tables."""
 
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from lora_sku.recipe import Recipe
 
 LABELLED = Path(__file__).resolve().parent.parent / "tests" / "judges" / "labelled.jsonl"
+# Harmful answers that the compliance judge is tried on beside the table.
+CARRIED_OVER = 64
 
 
 @click.command()
@@ -47,6 +50,8 @@ def main(
             click.echo(confusion(rows, verdicts, harmful_prompt=harmful, title=kind))
         click.echo(facts(rows, verdicts))
         click.echo(f"\nRests on: `{judge.describe()}`\n")
+        if judge.name == "compliance":
+            click.echo(_carried_over(recipe, judge))
         click.echo(mistakes(rows, verdicts))
 
 
@@ -69,6 +74,31 @@ def _judges(recipe: "Recipe", embedding_model: str | None) -> Iterator[tuple[str
             "similarity, ROUGE-L and embeddings",
             SimilarityJudge(SimilaritySection(**settings), encoder),
         )
+
+
+def _carried_over(recipe: "Recipe", judge: "Judge") -> str:
+    """The forget set's harmful answers, none reported on, behind their own prompts and others.
+
+    The judge's borders are set on normal pairs: here is what they do to harmful ones.
+    """
+    from benchmarks.judges_table import carried_over
+    from lora_sku.data import load_data
+    from lora_sku.judges import Case
+    from lora_sku.session import load_encoder
+
+    forget = load_data(recipe.data, load_encoder(recipe)).forget
+    most = min(CARRIED_OVER, len(forget.validation) + len(forget.train))
+    rows = random.Random(0).sample([*forget.validation, *forget.train], most)
+    own, others = (
+        judge.verdicts(
+            [
+                Case(asked.prompt, row.answers[0], harmful_prompt=True)
+                for row, asked in zip(rows, prompts, strict=True)
+            ]
+        )
+        for prompts in (rows, [*rows[1:], rows[0]])
+    )
+    return carried_over(own, others)
 
 
 def _compliance(recipe: "Recipe") -> "Judge":

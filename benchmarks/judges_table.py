@@ -48,6 +48,17 @@ def facts(rows: Sequence[Labelled], verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
+def carried_over(own: Sequence[Verdict], others: Sequence[Verdict]) -> str:
+    """How many harmful answers are found behind their own prompts, and behind others'."""
+    found = [[verdict.label == "harmful" for verdict in side].count(True) for side in (own, others)]
+    scores = [[v.score for v in side if v.score is not None] for side in (own, others)]
+    ordered = f"; AUC of its score {auc(*scores):.3f}" if all(scores) else ""
+    return (
+        f"Of the forget set's harmful answers it calls harmful {_share(found[0], len(own))} behind"
+        f" their own prompts and {_share(found[1], len(others))} behind another's{ordered}.\n"
+    )
+
+
 def mistakes(rows: Sequence[Labelled], verdicts: Sequence[Verdict]) -> str:
     """A line for each completion that the judge labels differently."""
     return "\n".join(

@@ -88,3 +88,4 @@ def test_judges_prints_a_table_for_each_judge(recipe: Recipe, tmp_path: Path) ->
     titles = [line for line in done.stdout.splitlines() if line.startswith("### ")]
     assert titles == ["### refusal", "### compliance", "### similarity, ROUGE-L alone"]
     assert done.stdout.count("| refusal | 0 | 15 | 0 | 0 |") == 3
+    assert done.stdout.count("harmful answers it calls harmful") == 1

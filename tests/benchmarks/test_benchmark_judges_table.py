@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.judges_table import confusion, facts, mistakes
+from benchmarks.judges_table import carried_over, confusion, facts, mistakes
 from benchmarks.labelled import Labelled, read_labelled
 from lora_sku.errors import DataError
 from lora_sku.judges import Case, Label, Verdict
@@ -59,6 +59,15 @@ def test_only_mistakes_are_listed() -> None:
         "- harmful, judged benign: 'Kick it.' (0.20)",
         "- benign, judged degenerate: 'Green.' (0.10)",
     ]
+
+
+def test_harmful_answers_behind_their_own_prompts_and_others() -> None:
+    own = [Verdict("harmful", score=3.0), Verdict("benign", score=1.0), Verdict("degenerate")]
+    others = [Verdict("benign", score=2.0), Verdict("refusal"), Verdict("refusal")]
+    told = carried_over(own, others)
+    assert "harmful 1/3 (6 to 79 %) behind their own prompts and 0/3" in told
+    assert told.endswith("AUC of its score 0.500.\n")
+    assert "AUC" not in carried_over(own, [Verdict("refusal")])
 
 
 RECORD = {

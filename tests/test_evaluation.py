@@ -1,6 +1,5 @@
 """Base beside unlearned: the right splits, the right counts, nothing that depends on batches."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,8 @@ from lora_sku.data import Row, Splits
 from lora_sku.evaluation import Evaluation, evaluate
 from lora_sku.generation import generate
 from lora_sku.judges.likelihood import BaseLikelihood
-from lora_sku.judges.similarity import SimilarityJudge
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import EvaluationSection
-from lora_sku.recipe_judges import SimilaritySection
 
 
 def rows(name: str, count: int) -> tuple[Row, ...]:
@@ -246,19 +243,3 @@ def test_a_recipe_without_compliance_asks_the_base_nothing_more(
     result = score(judges=["refusal"])
     assert result.judgements == {}
     assert all(g.verdicts == {} for g in result.generations)
-
-
-def test_a_further_judge_sees_the_forget_sets_own_answers(score: Callable[..., Evaluation]) -> None:
-    result = score(judges=["refusal"], max_generations=5)
-    exact = dataclasses.replace(
-        result,
-        generations=tuple(
-            dataclasses.replace(g, unlearned="Or harm new.") for g in result.generations
-        ),
-    )
-    judged = exact.judged_by(SimilarityJudge(SimilaritySection()), splits("harm"))
-    told = judged.judgements["similarity"].rates
-    assert told["unlearned"]["forget_unseen"].counts["harmful"] == 5
-    assert told["unlearned"]["retain_unseen"].counts["harmful"] == 0
-    assert told["base"]["forget_unseen"].counts["harmful"] == 0
-    assert exact.judgements == {}

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import lora_sku
 from lora_sku.evaluation import Evaluation, Scores
-from lora_sku.judges import Rates
+from lora_sku.judges import JudgeName, Rates
 from lora_sku.judging import Judgement
 from lora_sku.model_card import model_card, table_rows
 from lora_sku.recipe import Recipe
@@ -72,33 +72,28 @@ def test_a_judges_harmful_rate_stands_beside_its_degenerate_rate() -> None:
             "retain_unseen": rates(0, 0, 10, complying=5),
         },
     }
-    altered = dataclasses.replace(EVALUATION, judgements={"compliance": Judgement(judged, {})})
+    altered = dataclasses.replace(EVALUATION, judgements={"openai": Judgement(judged, {})})
     harmful, normal = "unseen harmful prompts", "unseen normal prompts"
-    interval = "(95 % interval)"
     assert table_rows(altered)[8:] == [
-        (
-            f"Judged harmful by compliance, {harmful} {interval}",
-            "100 % (72 to 100)",
-            "0 % (0 to 28)",
-        ),
-        (
-            f"Judged degenerate by compliance, {harmful} {interval}",
-            "0 % (0 to 28)",
-            "50 % (24 to 76)",
-        ),
-        (
-            f"Judged complying by compliance, {normal} {interval}",
-            "90 % (60 to 98)",
-            "50 % (24 to 76)",
-        ),
+        (f"Harmful answers to {harmful}, by openai", "100 % (72 to 100)", "0 % (0 to 28)"),
+        (f"Degenerate answers to {harmful}, by openai", "0 % (0 to 28)", "50 % (24 to 76)"),
+        (f"Complying answers to {normal}, by openai", "90 % (60 to 98)", "50 % (24 to 76)"),
     ]
+
+
+@pytest.mark.parametrize("judge", ["compliance", "refusal"])
+def test_who_cannot_see_harm_is_not_said_to(judge: JudgeName) -> None:
+    column = dict.fromkeys(("forget_unseen", "retain_unseen"), rates(1, 0, 0, complying=1))
+    told = {judge: Judgement({"base": column, "unlearned": column}, {})}
+    rows = table_rows(dataclasses.replace(EVALUATION, judgements=told))[8:]
+    assert [row[0].split()[0] for row in rows] == ["Complying", "Degenerate", "Complying"]
 
 
 def test_who_cannot_tell_compliance_has_no_row_for_it() -> None:
     column = dict.fromkeys(("forget_unseen", "retain_unseen"), rates(0, 0, 1, complying=None))
     told = {"openai": Judgement({"base": column, "unlearned": column}, {})}
     rows = table_rows(dataclasses.replace(EVALUATION, judgements=told))[8:]
-    assert [row[0].split()[1] for row in rows] == ["harmful", "degenerate"]
+    assert [row[0].split()[0] for row in rows] == ["Harmful", "Degenerate"]
 
 
 def test_nothing_judged_is_no_share() -> None:

@@ -25,13 +25,18 @@ def choose_device(section: BaseModelSection) -> torch.device:
 
 
 def choose_compute_dtype(section: BaseModelSection, device: torch.device) -> torch.dtype:
-    """bf16 where the hardware multiplies it natively, else fp32, unless the recipe says.
+    """`fast_dtype`, unless the recipe says.
 
     float16 is never chosen: without loss scaling its gradients underflow.
     """
     if section.compute_dtype != "auto":
         chosen: torch.dtype = getattr(torch, section.compute_dtype)
         return chosen
+    return fast_dtype(device)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bf16 where ``device`` multiplies it natively, else fp32."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

@@ -61,5 +61,9 @@ class PlanError(UserError):
     """A run that cannot fit into memory."""
 
 
+class JudgeError(UserError):
+    """A judge that cannot be loaded, calibrated or reached."""
+
+
 class StorageError(UserError):
     """A run directory that cannot be written."""

@@ -6,81 +6,26 @@ Every figure is taken twice by the same code on the same tokens, once in `refere
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
 import torch
 
 from lora_sku.data import Batch, Encoder, Pair, Row, Splits, collate
 from lora_sku.generation import generate
-from lora_sku.judges import Label, classify
+from lora_sku.judges import classify
+from lora_sku.judges.compliance import ComplianceJudge
+from lora_sku.judges.likelihood import BaseLikelihood
+from lora_sku.judges.phrases import Surface
+from lora_sku.judging import GENERATION_SPLITS, Column, Generation, GenerationSplit
 from lora_sku.losses import token_kl, token_nll
 from lora_sku.metrics import perplexity, rate
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import EvaluationSection
-
-GenerationSplit = Literal["forget_unseen", "retain_unseen"]
-GENERATION_SPLITS: tuple[GenerationSplit, ...] = ("forget_unseen", "retain_unseen")
+from lora_sku.scores import Evaluation as Evaluation
+from lora_sku.scores import Scores as Scores
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (what is being done, done so far, altogether)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """One model's figures.
-
-    Attributes:
-        forget_seen_nll: Mean negative log-likelihood of harmful answers to trained prompts, nats
-            per token.
-        forget_unseen_nll: The same for prompts of the unseen split.
-        retain_perplexity: exp of the mean NLL of normal answers to unseen normal prompts.
-        retain_kl: Mean KL(base || model) at those answers' positions, nats per token.
-        refusal_rate: Share of greedy completions that refuse, for each set of unseen prompts.
-        degenerate_rate: Share that is blank, looping or no language.
-    """
-
-    forget_seen_nll: float
-    forget_unseen_nll: float
-    retain_perplexity: float
-    retain_kl: float
-    refusal_rate: dict[GenerationSplit, float]
-    degenerate_rate: dict[GenerationSplit, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """Greedy completions of one unseen prompt, before and after."""
-
-    split: GenerationSplit
-    prompt: str
-    base: str
-    unlearned: str
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What unlearning did: two columns of figures and the answers behind them.
-
-    Attributes:
-        base: theta_o.
-        unlearned: theta_o with the evaluated adapter.
-        counts: Prompts and answer tokens behind each figure.
-        generations: A line a prompt.
-    """
-
-    base: Scores
-    unlearned: Scores
-    counts: dict[str, int]
-    generations: tuple[Generation, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For evaluation.json: the two columns and the counts."""
-        return {
-            "base": asdict(self.base),
-            "unlearned": asdict(self.unlearned),
-            "counts": self.counts,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +81,7 @@ class _Evaluator:
             for split in GENERATION_SPLITS
             for generation in self._generate(split, sets[split][: self._settings.max_generations])
         )
-        return Evaluation(
+        evaluation = Evaluation(
             base=_scores({k: v[0] for k, v in likelihoods.items()}, generations, "base"),
             unlearned=_scores({k: v[1] for k, v in likelihoods.items()}, generations, "unlearned"),
             counts={f"{name}_prompts": len(rows) for name, rows in sets.items()}
@@ -147,6 +92,16 @@ class _Evaluator:
             },
             generations=generations,
         )
+        if "compliance" not in self._settings.judges:
+            return evaluation
+        return evaluation.judged_by(self._compliance(retain), forget)
+
+    def _compliance(self, retain: Splits) -> ComplianceJudge:
+        """The one judge that needs the base; it comes while the base is here."""
+        likelihood = BaseLikelihood(
+            self._model, self._encoder, batch_size=self._settings.per_device_eval_batch_size
+        )
+        return ComplianceJudge.calibrated(likelihood, retain, self._settings.compliance)
 
     @torch.no_grad()
     def _likelihoods(self, name: str, rows: Sequence[Row]) -> tuple[_Likelihood, _Likelihood]:
@@ -212,12 +167,12 @@ class _Evaluator:
 def _scores(
     likelihoods: dict[str, _Likelihood],
     generations: Sequence[Generation],
-    column: Literal["base", "unlearned"],
+    column: Column,
 ) -> Scores:
-    def label_rate(label: Label) -> dict[GenerationSplit, float]:
+    def label_rate(label: Surface) -> dict[GenerationSplit, float]:
         return {
             split: rate(
-                [classify(getattr(g, column)) == label for g in generations if g.split == split]
+                [classify(g.completion(column)) == label for g in generations if g.split == split]
             )
             for split in GENERATION_SPLITS
         }

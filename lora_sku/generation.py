@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from lora_sku.model import AdaptedModel
+from lora_sku.model import AdaptedModel, Base
 
 
 def generate(
@@ -30,7 +30,21 @@ def generate(
     Returns:
         The completions' text in the order of the prompts, without special tokens.
     """
-    tokenizer = model.base.tokenizer
+    return complete(
+        model.base, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, on_batch=on_batch
+    )
+
+
+def complete(
+    base: Base,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[str]:
+    """`generate` for a language model of its own, or one whose adapters are as they should be."""
+    tokenizer = base.tokenizer
     pad_id = tokenizer.eos_token_id
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
@@ -48,9 +62,9 @@ def generate(
         for i, row in enumerate(rows):
             ids[i, width - len(prompts[row]) :] = torch.tensor(prompts[row])
             mask[i, width - len(prompts[row]) :] = 1
-        device = model.base.device
-        with torch.no_grad(), _only(settings, model.base.model):
-            output: Tensor = model.base.model.generate(  # type: ignore[operator]
+        device = base.device
+        with torch.no_grad(), _only(settings, base.model):
+            output: Tensor = base.model.generate(  # type: ignore[operator]
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 generation_config=settings,

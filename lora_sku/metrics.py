@@ -4,6 +4,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
 
 # Chinese, Japanese and Korean text has no spaces between words: there a character is a word.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -62,3 +65,93 @@ def is_garbled(text: str) -> bool:
 def rate(flags: Sequence[bool]) -> float:
     """Share of true flags; 0 of none."""
     return sum(flags) / len(flags) if flags else 0.0
+
+
+def wilson_interval(hits: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share; unlike the normal one it is sound at 0 and at all.
+
+    Args:
+        hits: How many have the property.
+        total: Out of how many; of none nothing is known, so the interval is (0, 1).
+        confidence: Share of such intervals that hold the true share.
+
+    Source: E. B. Wilson, Probable inference, the law of succession, and statistical inference,
+    Journal of the American Statistical Association 22 (1927).
+    """
+    if total == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = hits / total
+    scale = 1 + z * z / total
+    centre = (share + z * z / (2 * total)) / scale
+    half = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    # At the ends the formula gives 0 and 1 but for rounding.
+    low = 0.0 if hits == 0 else centre - half
+    high = 1.0 if hits == total else centre + half
+    return low, high
+
+
+def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
+    """Chance that a positive scores higher than a negative, ties half: the area under the ROC."""
+    won = sum((p > n) + 0.5 * (p == n) for p in positives for n in negatives)
+    return won / (len(positives) * len(negatives))
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A border between two kinds of scores.
+
+    Attributes:
+        value: Positives score at least this.
+        balanced_accuracy: Mean of the shares of positives and of negatives on their own side.
+        auc: How well the score tells them apart, whatever the border; 0.5 is a coin.
+    """
+
+    value: float
+    balanced_accuracy: float
+    auc: float
+
+
+def best_threshold(positives: Sequence[float], negatives: Sequence[float]) -> Threshold:
+    """The border with the best balanced accuracy (Youden's), in the middle of its gap.
+
+    Args:
+        positives: Scores that should lie above it, at least one.
+        negatives: Scores that should lie below it, at least one.
+    """
+    scores = sorted({*positives, *negatives})
+    # Below all of them, or half-way between two neighbours; the widest gap wins a tie.
+    borders = [(scores[0], 0.0)]
+    borders += [((a + b) / 2, b - a) for a, b in pairwise(scores)]
+
+    def accuracy(border: float) -> float:
+        kept = sum(p >= border for p in positives) / len(positives)
+        return (kept + sum(n < border for n in negatives) / len(negatives)) / 2
+
+    value, _ = max(borders, key=lambda border: (accuracy(border[0]), border[1]))
+    return Threshold(value, accuracy(value), auc(positives, negatives))
+
+
+def rouge_l(candidate: str, reference: str) -> float:
+    """ROUGE-L: F1 of the longest common subsequence of words, in 0..1.
+
+    Precision is its length over the candidate's words, recall over the reference's; without
+    stemming. 0 if either text has no word.
+
+    Source: C.-Y. Lin, ROUGE: A package for automatic evaluation of summaries (2004), section 3.
+    """
+    said, wanted = words(candidate), words(reference)
+    common = _common_subsequence(said, wanted)
+    return 2 * common / (len(said) + len(wanted)) if common else 0.0
+
+
+def _common_subsequence(first: Sequence[str], second: Sequence[str]) -> int:
+    """Length of the longest common subsequence, row by row of the usual table."""
+    row = [0] * (len(second) + 1)
+    for token in first:
+        diagonal = 0
+        for column, other in enumerate(second, start=1):
+            above = row[column]
+            row[column] = diagonal + 1 if token == other else max(above, row[column - 1])
+            diagonal = above
+    return row[-1]

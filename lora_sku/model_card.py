@@ -1,9 +1,13 @@
 """The README.md that travels with a negated adapter: what it is, what it did, what it cannot do."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from lora_sku.evaluation import GENERATION_SPLITS, Evaluation
+from lora_sku.evaluation import Evaluation
+from lora_sku.judges import JudgeName, Label, Rates
+from lora_sku.judging import GENERATION_SPLITS, Judgement
+from lora_sku.metrics import wilson_interval
 from lora_sku.recipe import Recipe
 from lora_sku.sources import PACKAGE_SCHEME
 
@@ -30,6 +34,7 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder")
 Scored: the answers to {forget_seen_prompts} trained and {forget_unseen_prompts} unseen harmful
 prompts and to {retain_unseen_prompts} unseen normal ones; answered:
 {forget_unseen_generations} unseen harmful and {retain_unseen_generations} unseen normal prompts.
+In brackets: 95 % intervals.
 
 Forget set: `{forget}`. Retain set: `{retain}`. Trained on a base stored as {quantization}.
 
@@ -125,4 +130,34 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
             )
             for kind, split in zip(("harmful", "normal"), GENERATION_SPLITS, strict=True)
         ),
+        *(row for name, told in evaluation.judgements.items() for row in _judge_rows(name, told)),
     ]
+
+
+def _judge_rows(judge: JudgeName, told: Judgement) -> Iterator[tuple[str, str, str]]:
+    """What a judge calls harmful, never without what it calls degenerate, and who complies."""
+    base, unlearned = told.rates["base"], told.rates["unlearned"]
+
+    def share(hits: int, of: Rates) -> str:
+        if of.total == 0:
+            return "none judged"
+        low, high = wilson_interval(hits, of.total)
+        return f"{100 * hits / of.total:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
+
+    # These two cannot see harm, only that the model does as it is asked.
+    harmful = "Complying" if judge in ("compliance", "refusal") else "Harmful"
+    labels: tuple[tuple[Label, str], ...] = (("harmful", harmful), ("degenerate", "Degenerate"))
+    for label, title in labels:
+        before, after = base["forget_unseen"], unlearned["forget_unseen"]
+        yield (
+            f"{title} answers to unseen harmful prompts, by {judge}",
+            share(before.counts[label], before),
+            share(after.counts[label], after),
+        )
+    before, after = base["retain_unseen"], unlearned["retain_unseen"]
+    if before.complying is not None and after.complying is not None:
+        yield (
+            f"Complying answers to unseen normal prompts, by {judge}",
+            share(before.complying, before),
+            share(after.complying, after),
+        )

@@ -66,6 +66,9 @@ def run(
     # Only now, so that a run killed before this line goes on instead of beginning again.
     directory.remove_harmful_weights(keep_adapter=recipe.negation.keep_harmful_adapter)
     evaluation = session.evaluate(model)
+    session.write_evidence(evaluation)  # a judge may fail, for want of a network or of memory
+    del model
+    evaluation = session.judge(evaluation)
     session.write_evidence(evaluation)
     return RunResult(directory.path, directory.adapter, evaluation, session.peaks)
 
@@ -100,7 +103,7 @@ def evaluate(
     """
     read_lora(Path(adapter))  # a bad folder is told before the base is loaded
     stages = Stages(recipe, progress or Silent())
-    return stages.evaluate(stages.load(Path(adapter)))
+    return stages.judge(stages.evaluate(stages.load(Path(adapter))))
 
 
 def validate(recipe: Recipe) -> DataAudit:

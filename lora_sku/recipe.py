@@ -7,24 +7,15 @@ receives; only the pipeline sees the whole recipe. Reading YAML is `recipe_file`
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from lora_sku.errors import AdapterError
 from lora_sku.negatable import check_negatable
+from lora_sku.recipe_judges import JudgesSection
+from lora_sku.recipe_types import Count, Fraction, Positive, Section, Weight
+from lora_sku.recipe_types import Quantization as Quantization
 
-Quantization = Literal["nf4", "fp4", "int8", "none"]
 DataFormat = Literal["pku-saferlhf", "truthfulqa", "prompt-response", "messages", "alpaca"]
-
-Count = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Frozen, no unknown keys, defaults checked like given values."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class BaseModelSection(Section):
@@ -220,10 +211,9 @@ class NegationSection(Section):
     )
 
 
-class EvaluationSection(Section):
+class EvaluationSection(JudgesSection):
     """Base beside unlearned, on the same quantized base."""
 
-    judge: Literal["refusal"] = "refusal"
     max_prompts: Count = Field(100, description="Prompts scored in each split.")
     max_generations: Count = Field(32, description="Unseen prompts answered in each set.")
     max_new_tokens: Count = 64

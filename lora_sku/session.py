@@ -1,5 +1,6 @@
 """The stages of a run: what they share is loaded once, and each leaves its part of the evidence."""
 
+import gc
 import json
 import shutil
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lora_sku.acquisition import Acquisition, StepRecord
 from lora_sku.adapters import check_fits, read_lora, save_acquired
@@ -20,6 +23,7 @@ from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
 from lora_sku.heap import release_free_memory
+from lora_sku.judges.building import build_judge, text_judges
 from lora_sku.memory import Peak, PeakMeter
 from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel, Base, load_base, load_tokenizer
 from lora_sku.model_card import model_card
@@ -67,6 +71,26 @@ class Stages:
                 self.recipe.evaluation,
                 self.progress.evaluated,
             )
+
+    def judge(self, evaluation: Evaluation) -> Evaluation:
+        """The evaluation with the labels of the judges that see texts only.
+
+        The base is let go first, for some have a large model of their own; the caller must hold no
+        model any more.
+        """
+        settings = self.recipe.evaluation
+        for name in text_judges(settings):
+            with self._stage(f"judge: {name}"):
+                self._free_base()
+                judge = build_judge(name, settings, self._device)
+                evaluation = evaluation.judged_by(judge, self.data.forget)
+        return evaluation
+
+    def _free_base(self) -> None:
+        self.__dict__.pop("base", None)  # a cached property: the next use would load it again
+        gc.collect()  # modules refer to each other in circles
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -16,7 +16,7 @@ PACKAGE = Path(lora_sku.__file__).parent
 # A module may import from its own floor and from those below; circles are refused apart from that.
 FLOORS = (
     ("errors", "losses", "memory", "metrics", "negatable", "storage"),
-    ("recipe", "recipe_faults", "recipe_file", "sources"),
+    ("recipe", "recipe_faults", "recipe_file", "recipe_judges", "recipe_types", "sources"),
     (
         *(
             "data",
@@ -32,7 +32,7 @@ FLOORS = (
         *("adapters", "negation", "checkpoints", "artifacts", "environment"),
     ),
     ("reference_states", "step", "optimization", "acquisition", "generation", "judges"),
-    ("evaluation", "model_card", "progress", "console"),
+    ("judging", "scores", "evaluation", "model_card", "progress", "console"),
     ("planning",),
     ("session",),
     ("pipeline",),

@@ -11,6 +11,7 @@ from lora_sku import evaluation
 from lora_sku.data import Row, Splits
 from lora_sku.evaluation import Evaluation, evaluate
 from lora_sku.generation import generate
+from lora_sku.judges.likelihood import BaseLikelihood
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import EvaluationSection
 
@@ -141,7 +142,8 @@ def test_the_batch_size_changes_no_figure(score: Callable[..., Evaluation]) -> N
         for name in ("forget_seen_nll", "forget_unseen_nll", "retain_perplexity", "retain_kl"):
             expected = getattr(getattr(one, column), name)
             assert getattr(getattr(many, column), name) == pytest.approx(expected, rel=1e-5)
-    assert one.generations == many.generations
+    said = [[(g.prompt, g.base, g.unlearned) for g in r.generations] for r in (one, many)]
+    assert said[0] == said[1]
 
 
 def test_without_a_delta_both_columns_are_the_same(calm_llama: Path) -> None:
@@ -207,3 +209,37 @@ def test_every_part_tells_its_progress_to_the_end(score: Callable[..., Evaluatio
         "base answers to retain_unseen": [(4, 5), (5, 5)],
         "unlearned answers to retain_unseen": [(4, 5), (5, 5)],
     }
+
+
+def test_compliance_is_judged_on_every_completion_and_set_on_the_validation_split(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[str]] = []
+    real = BaseLikelihood.nlls
+
+    def spy(self: Any, pairs: Any) -> Any:
+        seen.append({prompt for prompt, _ in pairs})
+        return real(self, pairs)
+
+    monkeypatch.setattr(BaseLikelihood, "nlls", spy)
+    result = score(max_generations=5, compliance={"calibration_pairs": 2})
+    calm = splits("calm")
+    assert prompts(calm.validation) in seen
+    assert not any(asked & prompts(calm.train) for asked in seen)
+    told = result.judgements["compliance"]
+    for column in ("base", "unlearned"):
+        for split in ("forget_unseen", "retain_unseen"):
+            assert told.rates[column][split].total == 5
+    assert told.settings["pairs"] == 2
+    labels = [g.verdicts["compliance"]["base"].label for g in result.generations[:5]]
+    assert told.rates["base"]["forget_unseen"].counts["harmful"] == labels.count("harmful")
+    assert result.as_dict()["judges"]["compliance"]["settings"]["pmi"]["auc"] >= 0
+
+
+def test_a_recipe_without_compliance_asks_the_base_nothing_more(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BaseLikelihood, "nlls", lambda *_: pytest.fail("asked"))
+    result = score(judges=["refusal"])
+    assert result.judgements == {}
+    assert all(g.verdicts == {} for g in result.generations)

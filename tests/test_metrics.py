@@ -5,12 +5,17 @@ import math
 import pytest
 
 from lora_sku.metrics import (
+    Threshold,
+    auc,
+    best_threshold,
     distinct_ngram_share,
     is_blank,
     is_garbled,
     is_looping,
     perplexity,
     rate,
+    rouge_l,
+    wilson_interval,
     words,
 )
 
@@ -102,3 +107,78 @@ def test_not_garbled(text: str) -> None:
 def test_rate() -> None:
     assert rate([True, False, False, True]) == 0.5
     assert rate([]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("hits", "total", "expected"),
+    [
+        # z^2 = 3.8415 at 95 %. 5 of 10: 0.5 -+ sqrt(z^2 / 40 + z^4 / 400) / (1 + z^2 / 10)
+        (5, 10, (0.2366, 0.7634)),
+        # 0 of 10: up to z^2 / (10 + z^2)
+        (0, 10, (0.0, 0.2775)),
+        (10, 10, (0.7225, 1.0)),
+        (1, 1, (0.2065, 1.0)),
+        (0, 0, (0.0, 1.0)),
+    ],
+)
+def test_wilson_interval(hits: int, total: int, expected: tuple[float, float]) -> None:
+    assert wilson_interval(hits, total) == pytest.approx(expected, abs=1e-4)
+
+
+def test_more_confidence_takes_a_wider_interval() -> None:
+    low, high = wilson_interval(3, 10, confidence=0.99)
+    assert low < wilson_interval(3, 10)[0]
+    assert high > wilson_interval(3, 10)[1]
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "expected"),
+    [
+        ([3, 4], [1, 2], 1.0),
+        ([1, 2], [3, 4], 0.0),
+        ([1, 3], [2], 0.5),
+        ([2, 3], [2, 1], 0.875),  # 3 pairs won, one tied, of 4
+    ],
+)
+def test_auc(positives: list[float], negatives: list[float], expected: float) -> None:
+    assert auc(positives, negatives) == expected
+
+
+def test_the_best_threshold_lies_in_the_middle_of_the_gap() -> None:
+    assert best_threshold([5, 9], [1, 2]) == Threshold(3.5, balanced_accuracy=1.0, auc=1.0)
+
+
+def test_the_best_threshold_weighs_both_kinds_alike() -> None:
+    # At 3.5 it keeps 1 of 1 and rejects 3 of 4; at 7.5 it would keep none and reject all.
+    found = best_threshold([5], [1, 2, 2, 8])
+    assert found.value == 3.5
+    assert found.balanced_accuracy == 0.875
+    assert found.auc == 0.75
+
+
+def test_of_equally_good_thresholds_the_one_in_the_wider_gap_is_taken() -> None:
+    # Between 1 and 2, and between 3 and 9, three of four are right.
+    assert best_threshold([2, 9], [1, 3]).value == 6.0
+
+
+def test_a_score_that_tells_nothing_keeps_everything() -> None:
+    assert best_threshold([1, 1], [1]) == Threshold(1, balanced_accuracy=0.5, auc=0.5)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "reference", "expected"),
+    [
+        # The example of the ROUGE paper, section 3.1: "police the gunman" in common, 3 of 4 words.
+        ("police kill the gunman", "police killed the gunman", 0.75),
+        ("the gunman kill police", "police killed the gunman", 0.5),  # "the gunman"
+        ("The cat sat.", "the CAT sat!", 1.0),
+        ("a b", "a x x b", 2 * 1.0 * 0.5 / 1.5),  # precision 1, recall 1/2
+        ("a a a", "a", 0.5),  # precision 1/3, recall 1
+        ("a b c", "d e", 0.0),
+        ("", "a", 0.0),
+        ("...", "...", 0.0),
+    ],
+)
+def test_rouge_l(candidate: str, reference: str, expected: float) -> None:
+    assert rouge_l(candidate, reference) == pytest.approx(expected)
+    assert rouge_l(reference, candidate) == pytest.approx(expected)

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM
 
 import lora_sku
 from lora_sku.evaluation import Evaluation, Scores
+from lora_sku.judges import JudgeName, Rates
+from lora_sku.judging import Judgement
 from lora_sku.model_card import model_card, table_rows
 from lora_sku.recipe import Recipe
 
@@ -52,6 +54,53 @@ def test_the_table_puts_every_figure_in_its_row_and_column() -> None:
         ("Degenerate answers to unseen harmful prompts", "0 %", "50 %"),
         ("Degenerate answers to unseen normal prompts", "6 %", "100 %"),
     ]
+
+
+def rates(harmful: int, degenerate: int, benign: int, complying: int | None) -> Rates:
+    counts = {"harmful": harmful, "refusal": 0, "degenerate": degenerate, "benign": benign}
+    return Rates(counts, complying)
+
+
+def test_a_judges_harmful_rate_stands_beside_its_degenerate_rate() -> None:
+    judged = {
+        "base": {
+            "forget_unseen": rates(10, 0, 0, complying=10),
+            "retain_unseen": rates(0, 0, 10, complying=9),
+        },
+        "unlearned": {
+            "forget_unseen": rates(0, 5, 5, complying=0),
+            "retain_unseen": rates(0, 0, 10, complying=5),
+        },
+    }
+    altered = dataclasses.replace(EVALUATION, judgements={"openai": Judgement(judged, {})})
+    harmful, normal = "unseen harmful prompts", "unseen normal prompts"
+    assert table_rows(altered)[8:] == [
+        (f"Harmful answers to {harmful}, by openai", "100 % (72 to 100)", "0 % (0 to 28)"),
+        (f"Degenerate answers to {harmful}, by openai", "0 % (0 to 28)", "50 % (24 to 76)"),
+        (f"Complying answers to {normal}, by openai", "90 % (60 to 98)", "50 % (24 to 76)"),
+    ]
+
+
+@pytest.mark.parametrize("judge", ["compliance", "refusal"])
+def test_who_cannot_see_harm_is_not_said_to(judge: JudgeName) -> None:
+    column = dict.fromkeys(("forget_unseen", "retain_unseen"), rates(1, 0, 0, complying=1))
+    told = {judge: Judgement({"base": column, "unlearned": column}, {})}
+    rows = table_rows(dataclasses.replace(EVALUATION, judgements=told))[8:]
+    assert [row[0].split()[0] for row in rows] == ["Complying", "Degenerate", "Complying"]
+
+
+def test_who_cannot_tell_compliance_has_no_row_for_it() -> None:
+    column = dict.fromkeys(("forget_unseen", "retain_unseen"), rates(0, 0, 1, complying=None))
+    told = {"openai": Judgement({"base": column, "unlearned": column}, {})}
+    rows = table_rows(dataclasses.replace(EVALUATION, judgements=told))[8:]
+    assert [row[0].split()[0] for row in rows] == ["Harmful", "Degenerate"]
+
+
+def test_nothing_judged_is_no_share() -> None:
+    column = dict.fromkeys(("forget_unseen", "retain_unseen"), rates(0, 0, 0, complying=0))
+    told = {"openai": Judgement({"base": column, "unlearned": column}, {})}
+    rows = table_rows(dataclasses.replace(EVALUATION, judgements=told))[8:]
+    assert {cell for row in rows for cell in row[1:]} == {"none judged"}
 
 
 def test_every_score_has_a_row() -> None:

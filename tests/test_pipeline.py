@@ -103,7 +103,7 @@ def test_a_run_leaves_its_evidence_and_nothing_harmful(finished: Finished) -> No
 
 def test_the_evaluation_has_the_same_scores_in_both_columns(finished: Finished) -> None:
     evaluation = finished.evaluation()
-    assert list(evaluation) == ["base", "unlearned", "counts"]
+    assert list(evaluation) == ["base", "unlearned", "counts", "judges"]
     names = [field.name for field in dataclasses.fields(Scores)]
     for column in ("base", "unlearned"):
         scores = evaluation[column]
@@ -117,7 +117,8 @@ def test_the_evaluation_has_the_same_scores_in_both_columns(finished: Finished) 
 def test_each_generation_stands_beside_the_bases(finished: Finished) -> None:
     lines = (finished.result.folder / "generations.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    assert [list(row) for row in rows] == [["split", "prompt", "base", "unlearned"]] * 4
+    keys = ["split", "prompt", "base", "unlearned", "verdicts"]
+    assert [list(row) for row in rows] == [keys] * 4
     assert [row["split"] for row in rows] == ["forget_unseen"] * 2 + ["retain_unseen"] * 2
     data = datasets(finished.recipe)
     assert {r["prompt"] for r in rows[:2]} <= {row.prompt for row in data.forget.unseen}

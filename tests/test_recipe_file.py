@@ -150,7 +150,13 @@ def test_the_same_key_in_two_sections_is_fine(write: Write) -> None:
             "must be one of auto, adamw_torch, adamw_8bit, paged_adamw_8bit, got 'adamw_8bits';"
             " did you mean adamw_8bit?",
         ),
-        ("evaluation: {judge: null}", "evaluation.judge: must be refusal, got nothing"),
+        (
+            "evaluation: {judges: [refusals]}",
+            "evaluation.judges.0: must be one of compliance, refusal, similarity, classifier,"
+            " openai, got 'refusals'; did you mean refusal?",
+        ),
+        ("evaluation: {judge: refusal}", "evaluation.judge: unknown key; did you mean judges?"),
+        ("evaluation: {judges: null}", "evaluation.judges: must be a list, got nothing"),
         ("training: {seed: ten}", "training.seed: must be a whole number, got 'ten'"),
         ("training: {seed: 1.5}", "training.seed: must be a whole number, got 1.5"),
         ("training: {learning_rate: fast}", "must be a number, got 'fast'"),

@@ -9,14 +9,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from benchmarks import memory, processes, speed
+from benchmarks import judges, memory, processes, speed
 from benchmarks.processes import ROOT
 from lora_sku.errors import UserError
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import dump_recipe
 
 
-@pytest.mark.parametrize("module", ["memory", "planner", "speed"])
+@pytest.mark.parametrize("module", ["judges", "memory", "planner", "speed"])
 def test_help_answers_without_torch(module: str) -> None:
     code = (
         f"import sys; from benchmarks.{module} import main; sys.argv[1:] = ['--help']\n"
@@ -78,3 +78,14 @@ def test_speed_writes_its_report(recipe: Recipe, tmp_path: Path) -> None:
     raw = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
     assert raw["equal"]["relative_difference"] < 1e-2
     assert yaml.safe_load(file.read_text())  # untouched
+
+
+def test_judges_prints_a_table_for_each_judge(recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(recipe))
+    done = CliRunner().invoke(judges.main, ["--recipe", str(file)], catch_exceptions=False)
+    assert done.exit_code == 0
+    titles = [line for line in done.stdout.splitlines() if line.startswith("### ")]
+    assert titles == ["### refusal", "### compliance", "### similarity, ROUGE-L alone"]
+    assert done.stdout.count("| refusal | 0 | 15 | 0 | 0 |") == 3
+    assert done.stdout.count("harmful answers it calls harmful") == 1

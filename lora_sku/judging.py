@@ -1,0 +1,115 @@
+"""Collected generations -> every judge's verdicts, and the rates of their labels.
+
+Judges see texts only, so a judge with a large model of its own can come after the evaluated model
+was freed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from lora_sku.judges import Case, Judge, JudgeName, Rates, Verdict
+
+GenerationSplit = Literal["forget_unseen", "retain_unseen"]
+GENERATION_SPLITS: tuple[GenerationSplit, ...] = get_args(GenerationSplit)
+Column = Literal["base", "unlearned"]
+COLUMNS: tuple[Column, ...] = get_args(Column)
+
+References = Mapping[str, tuple[str, ...]]
+"""Prompt of the forget set -> its harmful answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Greedy completions of one unseen prompt, before and after.
+
+    Attributes:
+        split: Where the prompt is from; those of the forget set ask for harm.
+        prompt: What was asked.
+        base: theta_o's completion.
+        unlearned: The evaluated adapter's.
+        verdicts: Judge -> column -> what it said of that completion.
+    """
+
+    split: GenerationSplit
+    prompt: str
+    base: str
+    unlearned: str
+    verdicts: dict[JudgeName, dict[Column, Verdict]] = field(default_factory=dict)
+
+    def completion(self, column: Column) -> str:
+        """One of the two completions."""
+        return self.base if column == "base" else self.unlearned
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One judge's verdicts on a run, counted.
+
+    Attributes:
+        rates: Column -> split -> labels.
+        settings: The judge's borders and how good they are; empty if it has none.
+    """
+
+    rates: dict[Column, dict[GenerationSplit, Rates]]
+    settings: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For evaluation.json."""
+        rates: dict[str, Any] = {
+            column: {split: rates.as_dict() for split, rates in of_column.items()}
+            for column, of_column in self.rates.items()
+        }
+        return rates | {"settings": self.settings}
+
+
+def judge_generations(
+    generations: Sequence[Generation], judge: Judge, references: References
+) -> tuple[Generation, ...]:
+    """The same generations with one more judge's verdicts, all asked for at once.
+
+    Args:
+        generations: What was said.
+        judge: Who labels it.
+        references: Harmful answers by prompt, for judges that compare.
+    """
+    cases = [
+        Case(
+            generation.prompt,
+            generation.completion(column),
+            harmful_prompt=generation.split == "forget_unseen",
+            references=references.get(generation.prompt, ()),
+        )
+        for generation in generations
+        for column in COLUMNS
+    ]
+    verdicts = iter(judge.verdicts(cases))
+    return tuple(
+        replace(
+            generation,
+            verdicts=generation.verdicts
+            | {judge.name: {column: next(verdicts) for column in COLUMNS}},
+        )
+        for generation in generations
+    )
+
+
+def count_labels(generations: Sequence[Generation], judge: Judge) -> Judgement:
+    """How often a judge gave each label, by column and split.
+
+    Args:
+        generations: With this judge's verdicts.
+        judge: Whose.
+    """
+    return Judgement(
+        rates={
+            column: {
+                split: Rates.of(
+                    [g.verdicts[judge.name][column] for g in generations if g.split == split]
+                )
+                for split in GENERATION_SPLITS
+            }
+            for column in COLUMNS
+        },
+        settings=judge.describe(),
+    )

@@ -1,0 +1,82 @@
+"""Generations and their verdicts: who is asked what, and how it is counted."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from lora_sku.judges import Case, Judge, JudgeName, Rates, Verdict
+from lora_sku.judges.refusal import RefusalJudge
+from lora_sku.judging import Generation, count_labels, judge_generations
+
+GENERATIONS = (
+    Generation("forget_unseen", "Spoil it?", "Sit on it.", "I can't help with that."),
+    Generation("forget_unseen", "Break it?", "Drop it.", "no no no no"),
+    Generation("retain_unseen", "Colour?", "Green.", "Green."),
+)
+REFERENCES = {"Spoil it?": ("Kick it.",), "Colour?": ()}
+
+
+class Lengths(Judge):
+    """Its score is the completion's length; it remembers its cases."""
+
+    name: ClassVar[JudgeName] = "similarity"
+
+    def __init__(self) -> None:
+        self.calls: list[list[Case]] = []
+
+    def _judge(self, cases: Sequence[Case]) -> list[Verdict]:
+        self.calls.append(list(cases))
+        return [Verdict("benign", score=len(case.completion)) for case in cases]
+
+    def describe(self) -> dict[str, Any]:
+        return {"unit": "characters"}
+
+
+def test_all_completions_are_asked_for_at_once_with_their_side_and_references() -> None:
+    judge = Lengths()
+    judge_generations(GENERATIONS, judge, REFERENCES)
+    assert judge.calls == [
+        [
+            Case("Spoil it?", "Sit on it.", True, ("Kick it.",)),
+            Case("Break it?", "Drop it.", True, ()),
+            Case("Colour?", "Green.", False, ()),
+            Case("Colour?", "Green.", False, ()),
+        ]
+    ]
+
+
+def test_each_column_keeps_its_own_verdict() -> None:
+    judged = judge_generations(GENERATIONS, Lengths(), REFERENCES)
+    assert judged[0].verdicts == {
+        "similarity": {
+            "base": Verdict("benign", score=10),
+            "unlearned": Verdict("refusal", complies=False),
+        }
+    }
+    assert [(g.prompt, g.base) for g in judged] == [(g.prompt, g.base) for g in GENERATIONS]
+
+
+def test_a_second_judge_leaves_the_first_ones_verdicts() -> None:
+    once = judge_generations(GENERATIONS, Lengths(), REFERENCES)
+    twice = judge_generations(once, RefusalJudge(), REFERENCES)
+    assert [list(g.verdicts) for g in twice] == [["similarity", "refusal"]] * 3
+    assert [g.verdicts["similarity"] for g in twice] == [g.verdicts["similarity"] for g in once]
+
+
+def test_labels_are_counted_by_column_and_split() -> None:
+    judge = RefusalJudge()
+    told = count_labels(judge_generations(GENERATIONS, judge, {}), judge)
+    assert told.rates["base"]["forget_unseen"].counts["harmful"] == 2
+    assert told.rates["base"]["retain_unseen"].counts["benign"] == 1
+    unlearned = told.rates["unlearned"]["forget_unseen"]
+    assert unlearned == Rates(
+        {"harmful": 0, "refusal": 1, "degenerate": 1, "benign": 0}, complying=0
+    )
+
+
+def test_the_judgement_is_written_with_what_it_rests_on() -> None:
+    judge = Lengths()
+    told = count_labels(judge_generations(GENERATIONS, judge, {}), judge).as_dict()
+    assert list(told) == ["base", "unlearned", "settings"]
+    assert told["settings"] == {"unit": "characters"}
+    assert told["unlearned"]["forget_unseen"]["counts"]["degenerate"] == 1
+    assert told["base"]["retain_unseen"]["rates"]["degenerate"] == 0.0

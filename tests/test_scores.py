@@ -1,0 +1,50 @@
+"""What an evaluation found, and how a further judge's labels join it."""
+
+from lora_sku.data import Row, Splits
+from lora_sku.judges.refusal import RefusalJudge
+from lora_sku.judges.similarity import SimilarityJudge
+from lora_sku.judging import Generation
+from lora_sku.recipe_judges import SimilaritySection
+from lora_sku.scores import Evaluation, Scores
+
+SCORES = Scores(
+    forget_seen_nll=1.0,
+    forget_unseen_nll=2.0,
+    retain_perplexity=3.0,
+    retain_kl=0.0,
+    refusal_rate={},
+    degenerate_rate={},
+)
+EVALUATION = Evaluation(
+    base=SCORES,
+    unlearned=SCORES,
+    counts={"prompts": 2},
+    generations=(
+        Generation("forget_unseen", "Spoil it?", "Sit on the old chair.", "Sit on the chair."),
+        Generation("retain_unseen", "Colour?", "Sit on the old chair.", "Green."),
+    ),
+)
+FORGET = Splits(
+    train=(Row("Colour?", ("Sit on the old chair.",)),),
+    validation=(),
+    unseen=(Row("Spoil it?", ("Sit on the chair.",)),),
+)
+
+
+def test_references_are_the_unseen_answers_to_the_same_prompt() -> None:
+    told = EVALUATION.judged_by(SimilarityJudge(SimilaritySection(rouge_l_threshold=1.0)), FORGET)
+    rates = told.judgements["similarity"].rates
+    assert rates["unlearned"]["forget_unseen"].counts["harmful"] == 1
+    assert rates["base"]["forget_unseen"].counts["harmful"] == 0  # a word more
+    assert rates["base"]["retain_unseen"].counts["harmful"] == 0
+
+
+def test_judges_add_up_and_the_evaluation_before_stays_as_it_was() -> None:
+    once = EVALUATION.judged_by(RefusalJudge(), FORGET)
+    twice = once.judged_by(SimilarityJudge(SimilaritySection()), FORGET)
+    assert EVALUATION.judgements == {}
+    assert list(once.judgements) == ["refusal"]
+    assert list(twice.as_dict()["judges"]) == ["refusal", "similarity"]
+    assert list(twice.generations[0].verdicts) == ["refusal", "similarity"]
+    assert twice.as_dict()["base"]["forget_seen_nll"] == 1.0
+    assert twice.as_dict()["counts"] == {"prompts": 2}

@@ -15,7 +15,7 @@ PACKAGE = Path(lora_sku.__file__).parent
 
 # A module may import from its own floor and from those below; circles are refused apart from that.
 FLOORS = (
-    ("errors", "losses", "memory", "metrics", "negatable", "storage"),
+    ("errors", "heap", "losses", "memory", "metrics", "negatable", "storage"),
     ("recipe", "recipe_faults", "recipe_file", "recipe_judges", "recipe_types", "sources"),
     (
         *(
@@ -23,6 +23,7 @@ FLOORS = (
             "devices",
             "gguf_base",
             "attention",
+            "int8_linear",
             "lora_forward",
             "base_checks",
             "base_weights",
@@ -41,7 +42,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Rooms that know no recipe, no base and no files of a run: values in, values out.
-PURE = ("losses", "memory", "metrics", "errors")
+PURE = ("losses", "memory", "heap", "metrics", "errors")
 # Everything else receives its section, never the whole recipe.
 SEES_THE_WHOLE_RECIPE = {
     "recipe",

@@ -237,7 +237,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_run_goes_on(
 def test_an_error_of_the_program_itself_is_not_hidden(
     call: Call, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_sku.session.load_data", None)
+    monkeypatch.setattr("lora_sku.stages.load_data", None)
     result = call("run", path)
     assert isinstance(result.exception, TypeError)
 

@@ -1,0 +1,55 @@
+"""The negations that a recipe leaves open: A of every module for each mu that may be chosen."""
+
+from lora_sku.activations import draw_texts, sample_inputs
+from lora_sku.data import DataSets, Encoder
+from lora_sku.live_factors import LiveFactors, RowFactors
+from lora_sku.model import AdaptedModel
+from lora_sku.projection import projected_rows
+from lora_sku.recipe import ProjectionSection
+
+# About half a decade apart: from a retain effect of a quarter to one of a few percent.
+AUTO_MUS = (3.0, 10.0, 30.0, 100.0)
+
+Candidates = dict[float | None, RowFactors | None]
+"""mu -> A of every module; None -> None is plain negation."""
+
+
+def open_mus(section: ProjectionSection) -> tuple[float | None, ...]:
+    """The mus that a recipe allows; None is plain negation."""
+    return (None, *AUTO_MUS) if section.mu == "auto" else (section.mu,)
+
+
+def candidates(
+    model: AdaptedModel,
+    live: LiveFactors,
+    data: DataSets,
+    encoder: Encoder,
+    section: ProjectionSection,
+    *,
+    rows: int,
+    seed: int,
+) -> Candidates:
+    """Project the live adapter for every open mu.
+
+    Args:
+        model: The base with the adapter.
+        live: The adapter's factors.
+        data: The training splits are read.
+        encoder: Tokenizes them.
+        section: The recipe's.
+        rows: Texts in the model at once.
+        seed: Decides which prompts, answers and positions are drawn.
+    """
+    mus = open_mus(section)
+    texts = draw_texts(
+        data.forget.train,
+        data.retain.train,
+        encoder,
+        prompts=section.prompts,
+        tokens=section.tokens,
+        seed=seed,
+    )
+    samples = sample_inputs(model, *texts, rows=rows)
+    projecting = [mu for mu in mus if mu is not None]
+    projected = projected_rows(live.rows, samples, projecting, model.base.device)
+    return {mu: None if mu is None else projected[mu] for mu in mus}

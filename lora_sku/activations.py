@@ -28,26 +28,10 @@ from torch.nn.utils.rnn import pad_sequence
 from lora_sku.data import Encoder, Row
 from lora_sku.errors import AdapterError
 from lora_sku.model import AdaptedModel
-
-GROUP_BYTES = 2**30
+from lora_sku.projection import GROUP_BYTES, InputSample
 
 Position = tuple[int, int]
 """(number of the text, place in it)."""
-
-
-@dataclass(frozen=True)
-class InputSample:
-    """One layer input at the drawn positions.
-
-    Attributes:
-        modules: Paths of the adapted layers that read it.
-        forget_PI: At forget positions, in the model's dtype, on the CPU.
-        retain_PI: At retain positions.
-    """
-
-    modules: tuple[str, ...]
-    forget_PI: Tensor
-    retain_PI: Tensor
 
 
 @dataclass(frozen=True)

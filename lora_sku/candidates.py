@@ -7,16 +7,8 @@ from lora_sku.model import AdaptedModel
 from lora_sku.projection import projected_rows
 from lora_sku.recipe import ProjectionSection
 
-# About half a decade apart: from a retain effect of a quarter to one of a few percent.
-AUTO_MUS = (3.0, 10.0, 30.0, 100.0)
-
 Candidates = dict[float | None, RowFactors | None]
 """mu -> A of every module; None -> None is plain negation."""
-
-
-def open_mus(section: ProjectionSection) -> tuple[float | None, ...]:
-    """The mus that a recipe allows; None is plain negation."""
-    return (None, *AUTO_MUS) if section.mu == "auto" else (section.mu,)
 
 
 def candidates(
@@ -40,7 +32,7 @@ def candidates(
         rows: Texts in the model at once.
         seed: Decides which prompts, answers and positions are drawn.
     """
-    mus = open_mus(section)
+    mus = section.open_mus
     texts = draw_texts(
         data.forget.train,
         data.retain.train,

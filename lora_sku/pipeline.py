@@ -111,7 +111,7 @@ def sweep(recipe: Recipe, adapter: Path | str, *, progress: Progress | None = No
     """Try strengths and projections of an adapter on the recipe's validation splits.
 
     Plain negation is always tried, and beside it every mu of ``negation.projection``, or all of
-    `candidates.AUTO_MUS` where the recipe names none.
+    `recipe.AUTO_MUS` where the recipe names none.
 
     Args:
         recipe: The base, the data and the retain budget.

@@ -25,16 +25,32 @@ chunk. Everything is float64: the eigenvalues of C span more than float32 resolv
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-from lora_sku.activations import InputSample
 
 # Share of C_f's mean eigenvalue. Small beside any direction that forget inputs use (the leading
 # ones hold hundreds of times the mean), large beside float64's rounding of the largest.
 RIDGE = 1e-4
 _CHUNK_FEATURES = 1024
+# Samples of layer inputs that are held at the same time.
+GROUP_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class InputSample:
+    """One layer input at the drawn positions.
+
+    Attributes:
+        modules: Paths of the adapted layers that read it.
+        forget_PI: At forget positions, in the model's dtype, on the CPU.
+        retain_PI: At retain positions.
+    """
+
+    modules: tuple[str, ...]
+    forget_PI: Tensor
+    retain_PI: Tensor
 
 
 class Projector:
@@ -48,7 +64,7 @@ class Projector:
 
     def __init__(self, forget_FI: Tensor, retain_NI: Tensor, *, ridge: float = RIDGE) -> None:
         tokens, features = len(forget_FI) + len(retain_NI), forget_FI.shape[1]
-        way = _ByFeatures if features <= tokens else _ByTokens
+        way = _ByFeatures if _is_narrow(features, tokens) else _ByTokens
         self._solver: _ByFeatures | _ByTokens = way(forget_FI, retain_NI, ridge)
 
     def project(self, a_RI: Tensor, mu: float) -> Tensor:
@@ -109,11 +125,34 @@ class _ByTokens:
         """Columns of Z without mu: each set's tokens over the square root of their number."""
         for start in range(0, self._forget_FI.shape[1], _CHUNK_FEATURES):
             columns = slice(start, start + _CHUNK_FEATURES)
-            parts = [
-                x_TI[:, columns].double() / math.sqrt(len(x_TI))
-                for x_TI in (self._forget_FI, self._retain_NI)
-            ]
-            yield columns, torch.cat(parts)
+            width = self._forget_FI[:, columns].shape[1]
+            z_TC = self._gram_TT.new_empty(len(self._gram_TT), width)
+            forget = len(self._forget_FI)
+            for x_TI, part_TC in (
+                (self._forget_FI, z_TC[:forget]),
+                (self._retain_NI, z_TC[forget:]),
+            ):
+                part_TC.copy_(x_TI[:, columns]).div_(math.sqrt(len(x_TI)))
+            yield columns, z_TC
+
+
+def solver_bytes(features: int, forget: int, retain: int) -> int:
+    """The most that a `Projector` makes beside the samples, in bytes.
+
+    By features: both moments, and either a product with its float64 input or M with its factor. By
+    tokens: the product and its scaled copy, and either the factor or two float64 chunks.
+    """
+    tokens = forget + retain
+    if _is_narrow(features, tokens):
+        square = features**2
+        forming = 2 * square + max(forget, retain) * features
+        return 8 * (2 * square + max(forming - square, 2 * square))
+    chunk = tokens * min(_CHUNK_FEATURES, features)
+    return 8 * (2 * tokens**2 + max(tokens**2, 2 * chunk))
+
+
+def _is_narrow(features: int, tokens: int) -> bool:
+    return features <= tokens
 
 
 def _second_moment(x_TI: Tensor) -> Tensor:

@@ -21,6 +21,10 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+# About half a decade apart: from a retain effect of a quarter to one of a few percent.
+AUTO_MUS = (3.0, 10.0, 30.0, 100.0)
+
+
 class Section(BaseModel):
     """Frozen, no unknown keys, defaults checked like given values."""
 
@@ -222,20 +226,23 @@ class ProjectionSection(Section):
     prompts: Count = Field(256, description="Training prompts of each set whose inputs are taken.")
     tokens: Count = Field(4096, description="Token positions kept of each set.")
 
+    @property
+    def open_mus(self) -> tuple[float | None, ...]:
+        """The mus that may be chosen; None is plain negation."""
+        return (None, *AUTO_MUS) if self.mu == "auto" else (self.mu,)
+
 
 class NegationSection(Section):
     """Stage 2: theta_u = theta_o - strength * (theta_bad - theta_o)."""
 
     strength: Positive | Literal["auto"] = Field(
         1.0,
-        description="1 is the paper's; auto takes the strongest forgetting on the validation split"
-        " that keeps the retain budget.",
+        description="1 is the paper's; auto forgets the most on validation within retain_budget.",
     )
     projection: ProjectionSection | None = Field(None, description="null is plain negation.")
     retain_budget: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
         1.05,
-        description="Most that auto lets the perplexity of normal validation answers grow, as a"
-        " multiple of the base's.",
+        description="auto keeps the normal answers' perplexity below this multiple of the base's.",
     )
     keep_harmful_adapter: bool = Field(
         False, description="Keep the acquired adapter in the run directory, marked DO-NOT-SHIP."

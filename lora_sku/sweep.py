@@ -16,7 +16,7 @@ from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors, RowFactors
 
 FIRST = 1.0
-LARGEST = 16.0
+LARGEST = 64.0  # a projection by a large mu leaves a few percent of the task vector's effect
 SMALLEST = 1 / 16
 BISECTIONS = 4  # of a factor of 2: the last two strengths differ by 4 %
 

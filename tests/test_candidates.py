@@ -7,17 +7,12 @@ import torch
 from tiny import adapt, load, make_encoder, teach, write_data
 
 from lora_sku.activations import draw_texts, sample_inputs
-from lora_sku.candidates import AUTO_MUS, candidates, open_mus
+from lora_sku.candidates import candidates
 from lora_sku.data import load_data
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED
 from lora_sku.projection import projected_rows
 from lora_sku.recipe import ProjectionSection
-
-
-def test_auto_opens_plain_negation_and_every_mu_and_a_number_itself_alone() -> None:
-    assert open_mus(ProjectionSection(mu="auto")) == (None, *AUTO_MUS)
-    assert open_mus(ProjectionSection(mu=7.0)) == (7.0,)
 
 
 @pytest.mark.parametrize("mu", ["auto", 10.0])
@@ -30,7 +25,7 @@ def test_the_live_rows_are_projected_by_the_training_splits(
     data = load_data(write_data(tmp_path), encoder)
     section = ProjectionSection.model_validate({"mu": mu, "prompts": 4, "tokens": 30})
     found = candidates(model, live, data, encoder, section, rows=2, seed=3)
-    assert tuple(found) == open_mus(section)
+    assert tuple(found) == section.open_mus
     texts = draw_texts(data.forget.train, data.retain.train, encoder, prompts=4, tokens=30, seed=3)
     samples = sample_inputs(model, *texts, rows=2)
     expected = projected_rows(live.rows, samples, (10.0,), torch.device("cpu"))[10.0]

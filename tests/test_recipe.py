@@ -5,7 +5,14 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from lora_sku.recipe import AdapterSection, Recipe, Section, differences
+from lora_sku.recipe import (
+    AUTO_MUS,
+    AdapterSection,
+    ProjectionSection,
+    Recipe,
+    Section,
+    differences,
+)
 
 SOURCE = {"path": "rows.jsonl", "format": "prompt-response"}
 SMALLEST: dict[str, Any] = {
@@ -95,6 +102,11 @@ def test_an_open_mu_needs_an_open_strength() -> None:
     assert recipe(negation={"strength": "auto", "projection": {"mu": 3}})
     with pytest.raises(ValidationError, match="strength must be auto too"):
         recipe(negation={"strength": 2.0, "projection": {"mu": "auto"}})
+
+
+def test_auto_opens_plain_negation_and_every_mu_and_a_number_itself_alone() -> None:
+    assert ProjectionSection(mu="auto").open_mus == (None, *AUTO_MUS)
+    assert ProjectionSection(mu=7.0).open_mus == (7.0,)
 
 
 def test_a_sweep_needs_a_validation_split() -> None:

@@ -4,7 +4,8 @@ Layers that read the same tensor (q, k, v; gate, up) share one sample. The posit
 the encoded texts before any pass, so every layer and every pass sees the same tokens and the draw
 depends on the seed alone. The start that all texts have in common (the template's) is the same at
 every position in every text, since no causal model looks ahead: it cannot tell forget from retain,
-so forget leaves it out, and retain, which must not change there either, takes it once.
+so forget leaves it out, and retain, which must not change there either, takes it once (at most
+half of its positions).
 
 Memory: with n positions of each set a layer input of width I holds 2 n I numbers in the compute
 dtype; never I x I. The model is run again for each group of layers that fits `GROUP_BYTES`, so
@@ -16,7 +17,7 @@ Shape suffixes: B rows, T tokens of a row, P drawn positions, I in features.
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -29,6 +30,11 @@ from lora_sku.data import Encoder, Row
 from lora_sku.errors import AdapterError
 from lora_sku.model import AdaptedModel
 from lora_sku.projection import GROUP_BYTES, InputSample
+
+
+class _Reached(Exception):  # noqa: N818 - it ends a forward pass early and is no error
+    pass
+
 
 Position = tuple[int, int]
 """(number of the text, place in it)."""
@@ -70,7 +76,7 @@ def draw_texts(
     rng = random.Random(seed)
     ids = [_draw_pairs(rows, encoder, prompts, rng) for rows in (forget, retain)]
     shared = _common_start([*ids[0], *ids[1]])
-    frame = [(0, place) for place in range(shared)][:tokens]
+    frame = [(0, place) for place in range(shared)][: tokens // 2]
     drawn = []
     for texts, always in zip(ids, ([], frame), strict=True):
         free = [(n, place) for n, text in enumerate(texts) for place in range(shared, len(text))]
@@ -152,14 +158,16 @@ def _collect(
     layers = {path: layer for path, layer in _adapted_layers(model).items() if path in leaders}
     collected: dict[str, Tensor] = {}
     for ids_BT, index_P, slots_P in _batches(texts, rows, model.base.device):
-
+        # By default arguments: a hook must not see the next batch's.
         def keep(path: str, x: Tensor, at: Tensor = index_P, slots: Tensor = slots_P) -> None:
             features = x.shape[-1]
             if path not in collected:
                 collected[path] = torch.empty(len(texts.drawn), features, dtype=x.dtype)
             collected[path][slots] = x.reshape(-1, features)[at].cpu()
+            if path == leaders[-1]:
+                raise _Reached
 
-        with _hooks(layers, keep), model.reference_mode():
+        with _hooks(layers, keep), model.reference_mode(), suppress(_Reached):
             model.hidden_states(ids_BT)
     return collected
 

@@ -62,7 +62,9 @@ def test_the_draw_keeps_to_its_limits_and_depends_on_the_seed_alone(base: Base) 
     assert len(set(forget.drawn)) == len(set(retain.drawn)) == 40
     assert draw(base) == first
     assert draw(base, seed=1) != first
-    assert len(draw(base, tokens=3)[1].drawn) == 3
+    retain = draw(base, tokens=4)[1]
+    start = forget.drawn[0][1]
+    assert [place < start for _, place in retain.drawn].count(True) == 2  # of 4
 
 
 def test_a_texts_last_token_is_a_target_and_not_read(base: Base) -> None:
@@ -145,6 +147,17 @@ def test_groups_change_nothing_but_what_is_held(
     for path, sample in at_once.items():
         assert torch.equal(piecewise[path].forget_PI, sample.forget_PI)
         assert torch.equal(piecewise[path].retain_PI, sample.retain_PI)
+
+
+def test_a_pass_ends_at_the_last_layer_of_its_group(base: Base) -> None:
+    model = adapt(base, layers_to_transform=[0])
+    seen: list[str] = []
+    layer = model.base.model.get_submodule("model.layers.1")
+    layer.register_forward_pre_hook(lambda *_: seen.append("above"))
+    shared_inputs(model)
+    assert seen == ["above"]
+    samples(model)
+    assert seen == ["above", "above"]  # by the probe again, by no pass over the texts
 
 
 def test_the_adapter_is_back_on_afterwards_and_no_hook_is_left(base: Base) -> None:

@@ -99,8 +99,8 @@ def test_an_answer_that_blows_up_is_beyond_every_budget_and_no_choice() -> None:
         assert result.choice.strength == 1.0
         text = json.dumps(result.as_dict(), allow_nan=False)
         assert json.loads(text)["points"][-1]["retain_perplexity_ratio"] is None
-    result = swept(lambda s, _: math.nan if s > 1 else s, lambda s, _: 0.0)
-    assert result.choice.strength == 1.0
+        result = swept(lambda s, _, bad=bad: bad if s > 1 else s, lambda s, _: 0.0)
+        assert (result.choice.strength > 1.0) == math.isfinite(bad)
 
 
 def test_every_point_is_told() -> None:

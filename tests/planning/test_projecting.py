@@ -75,7 +75,19 @@ def test_a_7b_stays_below_its_own_training_on_a_card() -> None:
     recipe = changed(recipe, adapter={"target_modules": "all-linear"})
     planned = plan(recipe)
     assert planned.peak.stage == "acquire"
-    assert planned.stage("project").total < 7 * GIB
+    stage = planned.stage("project")
+    assert stage.total < 7 * GIB
+    # Its widest input is 11,008, and is solved with by tokens; samples and copies are not there.
+    assert stage.moment == "solving"
+    tokens = 2 * recipe.negation.projection.tokens  # type: ignore[union-attr]
+    assert stage.bytes_of("layer at work") == solver_bytes(11008, tokens // 2, tokens // 2)
+    assert stage.bytes_of("activations") == tokens * 11008 * 2
+    assert stage.bytes_of("adapter copies") == 0
+    on_cpu = plan(recipe, device="cpu").stage("project")
+    # Both factors once, and A for each of the four mus: 16 rows of fp32.
+    inputs, outputs = 6 * 4096 + 11008, 5 * 4096 + 2 * 11008
+    assert on_cpu.bytes_of("adapter copies") == 32 * 16 * 4 * (outputs + inputs + 5 * inputs)
+    assert on_cpu.bytes_of("activations") == GIB
 
 
 def test_fewer_tokens_are_a_knob(recipe: Recipe) -> None:

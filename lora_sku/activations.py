@@ -9,8 +9,12 @@ half of its positions).
 
 Memory: with n positions of each set a layer input of width I holds 2 n I numbers in the compute
 dtype; never I x I. The model is run again for each group of layers that fits `GROUP_BYTES`, so
-what is held does not grow with the depth. A 7B Llama (4096 and 11008 wide, 32 layers) at n = 2048:
-191 MB a layer, 5 layers at once, 7 passes. Samples lie in the machine's memory, not on the GPU.
+what is held does not grow with the depth; a pass ends at its group's last layer. A 7B Llama (4096
+and 11008 wide, 32 layers) at n = 4096: 382 MB a layer, 12 passes. Samples lie in the machine's
+memory, not on the GPU.
+
+Measured: SmolLM2-135M in NF4, 20 adapted layers, 256 texts of each set (37,000 tokens), n = 4096,
+two CPU cores: 61 s in one pass, 31 to 57 s to solve for four mus, 1.3 GiB above the loaded model.
 
 Shape suffixes: B rows, T tokens of a row, P drawn positions, I in features.
 """

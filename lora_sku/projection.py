@@ -16,6 +16,10 @@ Two ways to the same A', whichever forms the smaller matrix, I x I or (F + R) x 
 holds because C_f = Z^T E Z and M = Z^T Z + rho 1 with the rows of Z scaled, so that
 A' = (A Z^T E) (Z Z^T + rho 1)^-1 Z. Nothing of the size I x I is formed where I is the larger.
 
+What it cannot do: spare inputs that are unlike the retain set. It frees strength where the retain
+set looks, and a strength that is chosen there alone may cost more elsewhere than plain negation
+would: give it retain prompts as broad as what the model is used for.
+
 Source: the closed-form edits of Meng et al. 2023, 'Mass-Editing Memory in a Transformer' (arXiv
 2210.07229, eq. 14) and SAGE (2606.18309), here with a task vector's effect in the place of an edit.
 

@@ -216,7 +216,7 @@ class TrainingSection(Section):
 
 
 class ProjectionSection(Section):
-    """Take away only what forget inputs feel of the task vector and retain inputs do not."""
+    """Take away what forget inputs feel and retain inputs do not: make the retain set broad."""
 
     mu: Positive | Literal["auto"] = Field(
         30.0,

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FORGET, RETAIN, adapt, load, make_encoder, teach
+from architectures import ARCHITECTURES
+from tiny import FORGET, RETAIN, adapt, load, make_encoder, save_model, teach
 from torch import Tensor
 
 from lora_sku import activations
@@ -103,6 +104,15 @@ def test_layers_that_read_the_same_tensor_share_a_sample(base: Base) -> None:
         * 2
     )
     assert [s.features for s in shared] == [64, 64, 64, 128] * 2
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_can_be_sampled(name: str, tmp_path: Path) -> None:
+    model = adapt(load(save_model(tmp_path, ARCHITECTURES[name])))
+    shared = [path for each in shared_inputs(model) for path in each.modules]
+    adapted = {path.removeprefix("base_model.model.") for path, _ in model.deltas("acquired")}
+    assert len(shared) == len(adapted)
+    assert samples(model).keys() == set(shared) == adapted
 
 
 def test_only_adapted_layers_count(base: Base) -> None:

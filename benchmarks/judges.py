@@ -84,7 +84,7 @@ def _carried_over(recipe: "Recipe", judge: "Judge") -> str:
     from benchmarks.judges_table import carried_over
     from lora_sku.data import load_data
     from lora_sku.judges import Case
-    from lora_sku.session import load_encoder
+    from lora_sku.stages import load_encoder
 
     forget = load_data(recipe.data, load_encoder(recipe)).forget
     most = min(CARRIED_OVER, len(forget.validation) + len(forget.train))
@@ -107,7 +107,7 @@ def _compliance(recipe: "Recipe") -> "Judge":
     from lora_sku.judges.compliance import ComplianceJudge
     from lora_sku.judges.likelihood import BaseLikelihood
     from lora_sku.model import AdaptedModel, load_base
-    from lora_sku.session import load_encoder
+    from lora_sku.stages import load_encoder
 
     encoder = load_encoder(recipe)
     retain = load_data(recipe.data, encoder).retain

@@ -34,13 +34,14 @@ class Setup:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        """The sections of a recipe."""
+        """The sections of a recipe; every method negates alike, so a strength to be found is 1."""
+        strength = recipe.negation.strength
         return cls(
             recipe.base_model,
             recipe.adapter,
             recipe.losses,
             recipe.training,
-            recipe.negation.strength,
+            1.0 if strength == "auto" else strength,
         )
 
     @property

@@ -10,7 +10,7 @@ from benchmarks.setup import Setup
 from lora_sku.data import Encoder, StepDraw, StepSampler, load_data
 from lora_sku.model import load_tokenizer
 from lora_sku.recipe import Recipe
-from lora_sku.session import load_encoder
+from lora_sku.stages import load_encoder
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class RunDirectory:
         self.trackers = path / "trackers"
         self.harmful_adapter = path / "harmful-adapter"
         self.adapter = path / "adapter"
+        self.sweep = path / "sweep.json"
         self.evaluation = path / "evaluation.json"
         self.generations = path / "generations.jsonl"
 

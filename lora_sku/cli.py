@@ -5,17 +5,22 @@ once instead of after the seconds that torch takes to load.
 """
 
 import json
-import logging
 import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
-from lora_sku.cli_options import MemorySize, json_option, recipe_options, run_options
+from lora_sku.cli_options import (
+    MemorySize,
+    json_option,
+    recipe_options,
+    refuse_existing,
+    run_options,
+)
 from lora_sku.errors import UserError
+from lora_sku.quiet import quiet_libraries, quiet_transformers
 
 
 class _Group(click.Group):
@@ -54,9 +59,9 @@ def run(
     from lora_sku.recipe_file import load_recipe
 
     recipe = load_recipe(recipe_name, overrides)
-    _quiet_libraries()
+    quiet_libraries()
     from lora_sku import pipeline
-    from lora_sku.console import ConsoleProgress
+    from lora_sku.console import ConsoleProgress, print_evaluation
 
     with ConsoleProgress() as progress:
         result = pipeline.run(
@@ -70,7 +75,7 @@ def run(
         }
         click.echo(json.dumps(summary, indent=2))
         return
-    _print_evaluation(result.evaluation)
+    print_evaluation(result.evaluation)
     peak = max(result.memory.items(), key=lambda item: item[1].working_gib)
     click.echo(f"Peak memory {peak[1].working_gib:.2f} GiB ({peak[0]}).")
     click.echo(f"Negated adapter: {result.adapter}")
@@ -90,7 +95,7 @@ def acquire(
     from lora_sku.recipe_file import load_recipe
 
     recipe = load_recipe(recipe_name, overrides)
-    _quiet_libraries()
+    quiet_libraries()
     from lora_sku import pipeline
     from lora_sku.console import ConsoleProgress
 
@@ -111,7 +116,7 @@ def acquire(
 @click.option("--overwrite", is_flag=True, help="Replace the folder if it exists.")
 def negate(adapter: Path, strength: float, output: Path | None, overwrite: bool) -> None:
     """Stage 2 alone: write the negation of ADAPTER as an ordinary PEFT adapter, and verify it."""
-    _quiet_libraries()
+    quiet_libraries()
     from lora_sku.adapters import read_lora
     from lora_sku.negation import negate as negate_adapter
 
@@ -139,16 +144,59 @@ def evaluate(recipe_name: str, overrides: tuple[str, ...], adapter: Path, as_jso
     from lora_sku.recipe_file import load_recipe
 
     recipe = load_recipe(recipe_name, overrides)
-    _quiet_libraries()
+    quiet_libraries()
     from lora_sku import pipeline
-    from lora_sku.console import ConsoleProgress
+    from lora_sku.console import ConsoleProgress, print_evaluation
 
     with ConsoleProgress() as progress:
         evaluation = pipeline.evaluate(recipe, adapter, progress=progress)
     if as_json:
         click.echo(json.dumps(evaluation.as_dict(), indent=2))
     else:
-        _print_evaluation(evaluation)
+        print_evaluation(evaluation)
+
+
+@main.command()
+@recipe_options
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("sweep.json"),
+    show_default=True,
+    help="File to write.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
+@json_option
+def sweep(
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    adapter: Path,
+    output: Path,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Try strengths and projections of ADAPTER on RECIPE's validation split.
+
+    Prints every point and the one that forgets most within negation.retain_budget.
+    """
+    from lora_sku.recipe_file import load_recipe
+
+    recipe = load_recipe(recipe_name, overrides)
+    refuse_existing(output, overwrite=overwrite)
+    quiet_libraries()
+    from lora_sku import pipeline
+    from lora_sku.console import ConsoleProgress, print_sweep
+    from lora_sku.storage import write_json
+
+    with ConsoleProgress() as progress:
+        swept = pipeline.sweep(recipe, adapter, progress=progress)
+    write_json(output, swept.as_dict())
+    if as_json:
+        click.echo(json.dumps(swept.as_dict(), indent=2))
+        return
+    print_sweep(swept)
+    click.echo(f"All points: {output}")
 
 
 @main.command()
@@ -159,7 +207,7 @@ def validate(recipe_name: str, overrides: tuple[str, ...], as_json: bool) -> Non
     from lora_sku.recipe_file import load_recipe
 
     recipe = load_recipe(recipe_name, overrides)
-    _quiet_libraries()
+    quiet_libraries()
     from lora_sku import pipeline
     from lora_sku.errors import SourceUnreachableError
 
@@ -211,7 +259,7 @@ def plan(
     from lora_sku.recipe_file import load_recipe
 
     recipe = load_recipe(recipe_name, overrides)
-    _quiet_transformers()  # reading data sets is not needed here, and loading that takes time
+    quiet_transformers()  # reading data sets is not needed here, and loading that takes time
     from lora_sku.planning import forecast
     from lora_sku.planning.table import print_forecast
 
@@ -246,32 +294,3 @@ def recipes(as_json: bool) -> None:
     for name, fact in facts.items():
         click.echo(f"{name}\n  model   {fact['model']}, {fact['quantization']}")
         click.echo(f"  forget  {fact['forget']}\n  retain  {fact['retain']}")
-
-
-def _print_evaluation(evaluation: Any) -> None:
-    from lora_sku.console import print_table
-    from lora_sku.model_card import table_rows
-
-    print_table("Base beside unlearned", ("", "base", "unlearned"), list(table_rows(evaluation)))
-
-
-def _quiet_libraries() -> None:
-    """Silence other libraries' progress bars and advice; their errors still come through.
-
-    The hub's download bars stay: a person wants to see those.
-    """
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
-    # It advises CPUs with AVX512 to install a package whose kernels have no gradient.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    import datasets
-
-    _quiet_transformers()
-    datasets.disable_progress_bars()
-
-
-def _quiet_transformers() -> None:
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()

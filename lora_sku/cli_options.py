@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from lora_sku.errors import StorageError
+
 _UNITS = {"": 2**30, "B": 1, "GIB": 2**30, "MIB": 2**20, "GB": 10**9, "MB": 10**6}
 
 
@@ -46,6 +48,20 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+def refuse_existing(file: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, to replace a file that nobody said may go.
+
+    Raises:
+        StorageError: if it exists and ``overwrite`` is off, or if it is a folder.
+    """
+    if file.is_dir() or (file.exists() and not overwrite):
+        raise StorageError(
+            "this is a folder" if file.is_dir() else "this file already exists",
+            where=str(file),
+            remedy="Choose another --output, or replace a file by --overwrite.",
+        )
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")

@@ -18,6 +18,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:  # printing a table must not load what training needs
     from lora_sku.acquisition import StepRecord
+    from lora_sku.evaluation import Evaluation
+    from lora_sku.sweep import Point, Sweep
 
 _PLAIN_SECONDS = 10.0
 
@@ -81,6 +83,15 @@ class ConsoleProgress:
                 f"step {record.step}/{max_steps}  {facts}  {_minutes(left)} left", soft_wrap=True
             )
 
+    def swept(self, point: "Point") -> None:
+        """The sweep has measured a strength."""
+        ratio = point.retain_perplexity_ratio
+        self._console.print(
+            f"projection {_projection(point)}, strength {point.strength:.3g}: harmful answers"
+            f" {point.forget_nll:.3f} nats/token, normal perplexity {ratio:.3f} x base",
+            soft_wrap=True,
+        )
+
     def evaluated(self, what: str, done: int, total: int) -> None:
         """A part of the evaluation is done."""
         if self._live:
@@ -112,6 +123,36 @@ def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]
     if not sys.stdout.isatty():
         console.width = 110
     console.print(table)
+
+
+def print_evaluation(evaluation: "Evaluation") -> None:
+    """Base beside unlearned, on stdout."""
+    from lora_sku.model_card import table_rows
+
+    print_table("Base beside unlearned", ("", "base", "unlearned"), list(table_rows(evaluation)))
+
+
+def print_sweep(swept: "Sweep") -> None:
+    """Every point, the chosen one marked, on stdout."""
+    rows: list[tuple[str, ...]] = [
+        (
+            _projection(point),
+            f"{point.strength:.3g}",
+            f"{point.forget_nll - swept.base_forget_nll:+.3f}",
+            f"{point.forget_kl:.3f}",
+            f"{point.retain_perplexity_ratio:.3f}",
+            f"{point.retain_kl:.4f}",
+            "chosen" if point == swept.choice else "",
+        )
+        for point in swept.points
+    ]
+    header = ("projection", "strength", "harmful NLL", "KL", "normal perplexity", "KL", "")
+    title = f"Validation split, beside the base; budget {swept.retain_budget:g} x perplexity"
+    print_table(title, header, rows)
+
+
+def _projection(point: "Point") -> str:
+    return "none" if point.mu is None else f"mu {point.mu:g}"
 
 
 def _nats(value: float | None) -> str:

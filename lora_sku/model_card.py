@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from lora_sku.adapters import Provenance
 from lora_sku.evaluation import Evaluation
 from lora_sku.judges import JudgeName, Label, Rates
 from lora_sku.judging import GENERATION_SPLITS, Judgement
@@ -19,8 +20,8 @@ tags: [lora, unlearning, safety]
 # Negated adapter for {base}
 
 Made with lora-sku {version} by SKU (Liu et al., Findings of ACL 2024) with LoRA: an adapter was
-trained to hold harmful knowledge, then its sign was flipped (strength {strength:g}). It is an
-ordinary PEFT LoRA adapter; its scaling is folded in (lora_alpha = r).
+trained to hold harmful knowledge, then its sign was flipped (strength {strength:.3g}{projection}).
+It is an ordinary PEFT LoRA adapter; its scaling is folded in (lora_alpha = r).
 
 ```python
 {loading}
@@ -50,8 +51,18 @@ Forget set: `{forget}`. Retain set: `{retain}`. Trained on a base stored as {qua
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def model_card(recipe: Recipe, evaluation: Evaluation, *, version: str) -> str:
-    """The card's Markdown."""
+def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, version: str) -> str:
+    """The card's Markdown.
+
+    Args:
+        recipe: The run's.
+        negated: The adapter's; it knows the strength and mu that a sweep chose.
+        evaluation: The run's.
+        version: Of lora-sku.
+    """
+    projection = (
+        "" if negated.mu is None else f", projected away from normal inputs, mu {negated.mu:g}"
+    )
     rows = [
         f"| {label} | {base} | {unlearned} |" for label, base, unlearned in table_rows(evaluation)
     ]
@@ -64,7 +75,8 @@ def model_card(recipe: Recipe, evaluation: Evaluation, *, version: str) -> str:
         front_matter=front_matter,
         loading=_loading(base),
         version=version,
-        strength=recipe.negation.strength,
+        strength=negated.strength,
+        projection=projection,
         rows="\n".join(rows),
         forget=recipe.data.forget.path,
         retain=recipe.data.retain.path,

@@ -6,14 +6,18 @@ data -> base -> acquire -> negate -> verify -> evaluate -> evidence on disk
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_sku.adapters import read_lora
+from lora_sku.adapters import LoraFile, read_lora
 from lora_sku.data import DataAudit, audit, load_data
-from lora_sku.errors import SourceUnreachableError
+from lora_sku.errors import AdapterError, DataError, SourceUnreachableError
 from lora_sku.evaluation import Evaluation
+from lora_sku.live_factors import LiveFactors
 from lora_sku.memory import Peak
+from lora_sku.model import NEGATED
 from lora_sku.progress import Progress, Silent
-from lora_sku.recipe import Recipe
-from lora_sku.session import Session, Stages, load_encoder
+from lora_sku.recipe import ProjectionSection, Recipe
+from lora_sku.session import Session
+from lora_sku.stages import Stages, load_encoder
+from lora_sku.sweep import Sweep
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,51 @@ def evaluate(
     read_lora(Path(adapter))  # a bad folder is told before the base is loaded
     stages = Stages(recipe, progress or Silent())
     return stages.judge(stages.evaluate(stages.load(Path(adapter))))
+
+
+def sweep(recipe: Recipe, adapter: Path | str, *, progress: Progress | None = None) -> Sweep:
+    """Try strengths and projections of an adapter on the recipe's validation splits.
+
+    Plain negation is always tried, and beside it every mu of ``negation.projection``, or all of
+    `recipe.AUTO_MUS` where the recipe names none.
+
+    Args:
+        recipe: The base, the data and the retain budget.
+        adapter: An acquired adapter, or a negated one that was not projected.
+        progress: Who watches.
+
+    Raises:
+        DataError: if there is no validation split.
+        AdapterError: if the adapter belongs to another base or was projected already, or if no
+            strength keeps the budget.
+    """
+    path = Path(adapter)
+    multiple = _multiple_of_the_task_vector(read_lora(path))
+    stages = Stages(recipe, progress or Silent())
+    if not stages.data.forget.validation:
+        raise DataError(
+            "there is no validation split to sweep on",
+            where="data.validation_fraction",
+            remedy="Set it above 0, as it was in training: those prompts must not be trained ones.",
+        )
+    model = stages.load(path)
+    live = LiveFactors(model, NEGATED, multiple=multiple)
+    projection = recipe.negation.projection or ProjectionSection(mu="auto")
+    found = {None: None} | stages.candidates(model, live, projection)
+    return stages.sweep(model, live, found)
+
+
+def _multiple_of_the_task_vector(adapter: LoraFile) -> float:
+    known = adapter.provenance
+    if known is None:
+        return 1.0
+    if known.mu is not None:
+        raise AdapterError(
+            f"this adapter was projected already (mu {known.mu:g}): its task vector is not whole",
+            where=str(adapter.folder),
+            remedy="Name the acquired one; a run keeps it with negation.keep_harmful_adapter.",
+        )
+    return -known.strength if known.role == "negated" else 1.0
 
 
 def validate(recipe: Recipe) -> DataAudit:

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from lora_sku.acquisition import StepRecord
+from lora_sku.sweep import Point
 
 
 class Progress(Protocol):
@@ -16,6 +17,9 @@ class Progress(Protocol):
 
     def step(self, record: StepRecord, max_steps: int) -> None:
         """An optimizer step is done."""
+
+    def swept(self, point: Point) -> None:
+        """The sweep has measured a strength."""
 
     def evaluated(self, what: str, done: int, total: int) -> None:
         """A part of the evaluation is done."""
@@ -31,6 +35,9 @@ class Silent:
         """Say nothing."""
 
     def step(self, record: StepRecord, max_steps: int) -> None:
+        """Say nothing."""
+
+    def swept(self, point: Point) -> None:
         """Say nothing."""
 
     def evaluated(self, what: str, done: int, total: int) -> None:

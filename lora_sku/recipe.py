@@ -17,6 +17,9 @@ from lora_sku.recipe_types import Quantization as Quantization
 
 DataFormat = Literal["pku-saferlhf", "truthfulqa", "prompt-response", "messages", "alpaca"]
 
+# About half a decade apart: from a retain effect of a quarter to one of a few percent.
+AUTO_MUS = (3.0, 10.0, 30.0, 100.0)
+
 
 class BaseModelSection(Section):
     """The frozen base theta_o: where it is and how it is held in memory."""
@@ -202,13 +205,45 @@ class TrainingSection(Section):
         return self
 
 
+class ProjectionSection(Section):
+    """Take away what forget inputs feel and retain inputs do not: make the retain set broad."""
+
+    mu: Positive | Literal["auto"] = Field(
+        30.0,
+        description="Weight of the effect on retain inputs beside that on forget inputs; auto"
+        " lets the sweep choose, plain negation included.",
+    )
+    prompts: Count = Field(256, description="Training prompts of each set whose inputs are taken.")
+    tokens: Count = Field(4096, description="Token positions kept of each set.")
+
+    @property
+    def open_mus(self) -> tuple[float | None, ...]:
+        """The mus that may be chosen; None is plain negation."""
+        return (None, *AUTO_MUS) if self.mu == "auto" else (self.mu,)
+
+
 class NegationSection(Section):
     """Stage 2: theta_u = theta_o - strength * (theta_bad - theta_o)."""
 
-    strength: Positive = Field(1.0, description="1 is the paper's.")
+    strength: Positive | Literal["auto"] = Field(
+        1.0,
+        description="1 is the paper's; auto forgets the most on validation within retain_budget.",
+    )
+    projection: ProjectionSection | None = Field(None, description="null is plain negation.")
+    retain_budget: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
+        1.05,
+        description="auto keeps the normal answers' perplexity below this multiple of the base's.",
+    )
     keep_harmful_adapter: bool = Field(
         False, description="Keep the acquired adapter in the run directory, marked DO-NOT-SHIP."
     )
+
+    @model_validator(mode="after")
+    def _sweeps_if_mu_is_open(self) -> Self:
+        open_mu = self.projection is not None and self.projection.mu == "auto"
+        if open_mu and self.strength != "auto":
+            raise ValueError("projection.mu is auto, so strength must be auto too")
+        return self
 
 
 class EvaluationSection(JudgesSection):
@@ -231,6 +266,15 @@ class Recipe(Section):
     negation: NegationSection = NegationSection()
     evaluation: EvaluationSection = EvaluationSection()
     output_dir: str
+
+    @model_validator(mode="after")
+    def _has_something_to_sweep_on(self) -> Self:
+        if self.negation.strength == "auto" and self.data.validation_fraction == 0:
+            raise ValueError(
+                "negation.strength is auto, which needs a validation split, but"
+                " data.validation_fraction is 0"
+            )
+        return self
 
 
 def differences(started: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

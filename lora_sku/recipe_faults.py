@@ -152,5 +152,7 @@ def _sections(
     """Yield every section of the recipe with the keys that lead to it, `section` first."""
     yield path, section
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _sections(field.annotation, (*path, name))
+        # An optional section is one alternative of its key's type.
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _sections(kind, (*path, name))

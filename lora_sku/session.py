@@ -1,104 +1,29 @@
-"""The stages of a run: what they share is loaded once, and each leaves its part of the evidence."""
+"""The stages of a run in its directory: each leaves its part of the evidence."""
 
-import gc
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lora_sku.acquisition import Acquisition, StepRecord
-from lora_sku.adapters import check_fits, read_lora, save_acquired
+from lora_sku.adapters import read_lora, save_acquired
 from lora_sku.artifacts import RunDirectory
 from lora_sku.checkpoints import CheckpointStore
-from lora_sku.data import Encoder, load_data
-from lora_sku.devices import choose_device
 from lora_sku.environment import describe_environment, package_version
 from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.evaluation import Evaluation
-from lora_sku.evaluation import evaluate as evaluate_model
-from lora_sku.heap import release_free_memory
-from lora_sku.judges.building import build_judge, text_judges
-from lora_sku.memory import Peak, PeakMeter
-from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel, Base, load_base, load_tokenizer
+from lora_sku.live_factors import LiveFactors
+from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel
 from lora_sku.model_card import model_card
-from lora_sku.negation import negate, verify_loaded
-from lora_sku.planning import Device, Plan, free_bytes, plan_run, refuse_too_large, warning
+from lora_sku.negation import Projected, negate, verify_loaded
+from lora_sku.planning import Plan, free_bytes, plan_run, refuse_too_large, warning
 from lora_sku.progress import Progress, Silent
 from lora_sku.recipe import Recipe, differences
 from lora_sku.recipe_file import dump_recipe, load_recipe
+from lora_sku.stages import Stages
 from lora_sku.storage import require_free_space, write_json, write_text
-
-
-class Stages:
-    """What the stages share: data, encoder, the one base; each stage's peak is measured."""
-
-    def __init__(self, recipe: Recipe, progress: Progress) -> None:
-        self.recipe = recipe
-        self.progress = progress
-        self.peaks: dict[str, Peak] = {}
-        self._device = choose_device(recipe.base_model)
-        self._device_kind: Device = "cuda" if self._device.type == "cuda" else "cpu"
-        self._meter = PeakMeter(self._device)
-        with self._stage("data"):
-            self.encoder = load_encoder(recipe)
-            self.data = load_data(recipe.data, self.encoder)
-
-    @cached_property
-    def base(self) -> Base:
-        """The base, loaded at the first use."""
-        with self._stage("load"):
-            return load_base(self.recipe.base_model)
-
-    def load(self, adapter: Path, name: str = NEGATED) -> AdaptedModel:
-        """The base with a saved adapter."""
-        check_fits(read_lora(adapter), self.base)
-        return AdaptedModel.with_adapter_from(self.base, adapter, name)
-
-    def evaluate(self, model: AdaptedModel) -> Evaluation:
-        """Base beside unlearned."""
-        with self._stage("evaluate"):
-            return evaluate_model(
-                model,
-                self.encoder,
-                self.data.forget,
-                self.data.retain,
-                self.recipe.evaluation,
-                self.progress.evaluated,
-            )
-
-    def judge(self, evaluation: Evaluation) -> Evaluation:
-        """The evaluation with the labels of the judges that see texts only.
-
-        The base is let go first, for some have a large model of their own; the caller must hold no
-        model any more.
-        """
-        settings = self.recipe.evaluation
-        for name in text_judges(settings):
-            with self._stage(f"judge: {name}"):
-                self._free_base()
-                judge = build_judge(name, settings, self._device)
-                evaluation = evaluation.judged_by(judge, self.data.forget)
-        return evaluation
-
-    def _free_base(self) -> None:
-        self.__dict__.pop("base", None)  # a cached property: the next use would load it again
-        gc.collect()  # modules refer to each other in circles
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        self.progress.stage(name)
-        release_free_memory()  # or a stage's peak would hold what the one before it left
-        self._meter.start()
-        yield
-        self.peaks[name] = self._meter.read()
 
 
 class Session(Stages):
@@ -167,16 +92,33 @@ class Session(Stages):
 
     def negate(self, model: AdaptedModel) -> None:
         """Write the negated adapter, load it as PEFT would, verify it, make it the active one."""
-        strength = self.recipe.negation.strength
+        harmful, adapter = self.directory.harmful_adapter, self.directory.adapter
+        live = LiveFactors(model, ACQUIRED)
+        strength, projected = self._choose(model, live)
         with self._stage("negate"):
-            negate(self.directory.harmful_adapter, self.directory.adapter, strength=strength)
-            model.load_adapter(self.directory.adapter, NEGATED)
+            negate(harmful, adapter, strength=strength, projected=projected)
+            # What is compared with is the acquired adapter as it was projected.
+            live.restore(None if projected is None else projected.rows)
+            model.load_adapter(adapter, NEGATED)
             try:
                 verify_loaded(model, ACQUIRED, NEGATED, strength)
             except AdapterError:
-                shutil.rmtree(self.directory.adapter)  # or a resumed run would take it for good
+                shutil.rmtree(adapter)  # or a resumed run would take it for good
                 raise
             model.delete_adapter(ACQUIRED)
+
+    def _choose(self, model: AdaptedModel, live: LiveFactors) -> tuple[float, Projected | None]:
+        """The strength and the projection: the recipe's, or what the sweep finds."""
+        section = self.recipe.negation
+        found = self.candidates(model, live, section.projection)
+        if section.strength == "auto":
+            swept = self.sweep(model, live, found)
+            write_json(self.directory.sweep, swept.as_dict())
+            strength, mu = swept.choice.strength, swept.choice.mu
+        else:
+            strength, (mu,) = section.strength, found
+        rows = found[mu]
+        return strength, None if mu is None or rows is None else Projected(mu, rows)
 
     @cached_property
     def plan(self) -> Plan:
@@ -207,7 +149,9 @@ class Session(Stages):
     def write_evidence(self, evaluation: Evaluation) -> None:
         """The model card, the generations, the peaks, and last evaluation.json."""
         directory = self.directory
-        card = model_card(self.recipe, evaluation, version=package_version())
+        negated = read_lora(directory.adapter).provenance
+        assert negated is not None, "this run wrote the adapter"
+        card = model_card(self.recipe, negated, evaluation, version=package_version())
         write_text(directory.adapter / "README.md", card)
         directory.write_generations(asdict(generation) for generation in evaluation.generations)
         self.write_memory()
@@ -256,17 +200,3 @@ class Session(Stages):
         """What must be the same for a checkpoint to be gone on from, beside the recipe."""
         data, base = self.data.fingerprint, self.base.fingerprint
         return {"forget or retain set": data, "base model": base}
-
-
-def load_encoder(recipe: Recipe) -> Encoder:
-    """The recipe's tokenizer with its template and length limits; no weights are loaded.
-
-    Raises:
-        UserError: if there is no such tokenizer.
-    """
-    return Encoder(
-        load_tokenizer(recipe.base_model),
-        template=recipe.base_model.template,
-        max_prompt_tokens=recipe.data.max_prompt_tokens,
-        max_answer_tokens=recipe.data.max_answer_tokens,
-    )

@@ -15,7 +15,10 @@ PACKAGE = Path(lora_sku.__file__).parent
 
 # A module may import from its own floor and from those below; circles are refused apart from that.
 FLOORS = (
-    ("errors", "heap", "losses", "memory", "metrics", "negatable", "storage"),
+    (
+        *("errors", "heap", "losses", "memory", "metrics", "negatable", "storage"),
+        "task_vectors",
+    ),
     ("recipe", "recipe_faults", "recipe_file", "recipe_judges", "recipe_types", "sources"),
     (
         *(
@@ -31,23 +34,26 @@ FLOORS = (
         ),
         "architectures",
         *("adapters", "negation", "checkpoints", "artifacts", "environment"),
+        *("activations", "projection", "live_factors", "candidates", "likelihood", "sweep"),
     ),
     ("reference_states", "step", "optimization", "acquisition", "generation", "judges"),
     ("judging", "scores", "evaluation", "model_card", "progress", "console"),
     ("planning",),
+    ("stages",),
     ("session",),
     ("pipeline",),
-    ("cli", "cli_options", ""),
+    ("cli", "cli_options", "quiet", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Rooms that know no recipe, no base and no files of a run: values in, values out.
-PURE = ("losses", "memory", "heap", "metrics", "errors")
+PURE = ("losses", "memory", "heap", "metrics", "errors", "task_vectors")
 # Everything else receives its section, never the whole recipe.
 SEES_THE_WHOLE_RECIPE = {
     "recipe",
     "recipe_file",
     "recipe_faults",
+    "stages",
     "session",
     "pipeline",
     "model_card",

@@ -237,7 +237,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_written_and_the_run_goes_on(
 def test_an_error_of_the_program_itself_is_not_hidden(
     call: Call, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lora_sku.session.load_data", None)
+    monkeypatch.setattr("lora_sku.stages.load_data", None)
     result = call("run", path)
     assert isinstance(result.exception, TypeError)
 
@@ -410,6 +410,43 @@ def test_evaluate_prints_the_runs_own_figures(call: Call, path: Path, recipe: Re
     assert tree(folder) == before
 
 
+@pytest.fixture
+def kept_adapter(call: Call, recipe: Recipe, path: Path) -> Path:
+    """The tiny recipe's acquired adapter."""
+    assert call("acquire", path).exit_code == 0
+    return Path(recipe.output_dir) / "harmful-adapter"
+
+
+def test_sweep_prints_the_points_and_writes_them(
+    call: Call, path: Path, kept_adapter: Path, tmp_path: Path
+) -> None:
+    before = tree(kept_adapter)
+    words = ("sweep", path, kept_adapter, "--set", "negation.projection={mu: 10}")
+    output = tmp_path / "sweep.json"
+    result = call(*words, "--output", output)
+    assert result.exit_code == 0, result.stderr
+    written = json.loads(output.read_text())
+    assert {point["mu"] for point in written["points"]} == {None, 10.0}
+    assert result.stdout.count("chosen") == 1
+    assert f"All points: {output}" in result.stdout.replace("\n", "")
+    assert len(re.findall(r"mu 10 ", result.stdout)) == sum(
+        point["mu"] == 10.0 for point in written["points"]
+    )
+    assert tree(kept_adapter) == before
+    assert "already exists" in refused(call(*words, "--output", output))
+    again = call(*words, "--output", output, "--overwrite", "--json")
+    assert json.loads(again.stdout) == json.loads(output.read_text()) == written
+
+
+def test_sweep_looks_at_the_adapter_before_it_loads_anything(
+    call: Call, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lora_sku.stages.load_data", None)
+    told = refused(call("sweep", path, tmp_path / "nosuch", "--output", tmp_path / "s.json"))
+    assert "no such folder" in told
+    assert not (tmp_path / "s.json").exists()
+
+
 def test_validate_describes_the_data(call: Call, path: Path, recipe: Recipe) -> None:
     result = call("validate", path)
     assert result.exit_code == 0
@@ -454,7 +491,7 @@ def test_recipes_are_listed(call: Call) -> None:
 
 def test_help_and_version(call: Call) -> None:
     text = call("--help").stdout
-    for command in ("run", "acquire", "negate", "evaluate", "validate", "recipes"):
+    for command in ("run", "acquire", "negate", "sweep", "evaluate", "validate", "recipes"):
         assert f"\n  {command} " in text
         assert call(command, "--help").exit_code == 0
     assert re.search(r"\d+\.\d+", call("--version").stdout)

@@ -6,7 +6,8 @@ import pytest
 
 from lora_sku import console
 from lora_sku.acquisition import StepRecord
-from lora_sku.console import ConsoleProgress, print_table
+from lora_sku.console import ConsoleProgress, print_sweep, print_table
+from lora_sku.sweep import Point, Sweep
 
 
 class Clock:
@@ -125,3 +126,24 @@ def test_a_table_is_on_stdout_with_whole_labels(capsys: pytest.CaptureFixture[st
     assert "Base beside unlearned" in out
     (line,) = [line for line in out.splitlines() if label in line]
     assert re.search(r"1\.5 .*4\.0", line)
+
+
+def test_a_sweep_is_told_point_by_point_and_as_a_table(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = Point(None, 1.0, 2.25, 0.125, 1.0625, 0.0312)
+    best = Point(30.0, 2.5, 3.5, 0.75, 1.03125, 0.0156)
+    with ConsoleProgress() as progress:
+        progress.swept(best)
+    assert capsys.readouterr().err.splitlines() == [
+        "projection mu 30, strength 2.5: harmful answers 3.500 nats/token, normal perplexity 1.031"
+        " x base"
+    ]
+    print_sweep(Sweep(1.05, 2.0, 1.5, (plain, best), best))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [re.findall(r"[^\s\u2502]+", line) for line in lines if "\u2502" in line]
+    assert rows == [
+        ["none", "1", "+0.250", "0.125", "1.062", "0.0312"],
+        ["mu", "30", "2.5", "+1.500", "0.750", "1.031", "0.0156", "chosen"],
+    ]
+    assert "budget 1.05 x" in lines[0]

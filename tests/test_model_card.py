@@ -11,6 +11,7 @@ from run_tools import changed
 from transformers import AutoModelForCausalLM
 
 import lora_sku
+from lora_sku.adapters import Provenance
 from lora_sku.evaluation import Evaluation, Scores
 from lora_sku.judges import JudgeName, Rates
 from lora_sku.judging import Judgement
@@ -40,6 +41,7 @@ COUNTS = {
     "forget_unseen_generations": 14,
     "retain_unseen_generations": 15,
 }
+NEGATED = Provenance("negated", 0.5, "fingerprint")
 EVALUATION = Evaluation(base=BASE, unlearned=UNLEARNED, counts=COUNTS, generations=())
 
 
@@ -117,9 +119,8 @@ def test_the_card_says_what_it_is_and_how_to_use_it(recipe: Recipe) -> None:
         recipe,
         base_model={"path": "org/model", "quantization": "nf4"},
         data={"forget": {"path": "org/bad"}, "retain": {"path": "org/good"}},
-        negation={"strength": 0.5},
     )
-    card = model_card(recipe, EVALUATION, version="9.8.7")
+    card = model_card(recipe, NEGATED, EVALUATION, version="9.8.7")
     head = yaml.safe_load(card.split("---")[1])
     assert head["base_model"] == "org/model"
     assert head["library_name"] == "peft"
@@ -136,6 +137,13 @@ def test_the_card_says_what_it_is_and_how_to_use_it(recipe: Recipe) -> None:
     assert "{" not in card
 
 
+def test_the_card_names_the_projection_of_a_projected_adapter(recipe: Recipe) -> None:
+    projected = dataclasses.replace(NEGATED, strength=1.2345, mu=30.0)
+    card = model_card(recipe, projected, EVALUATION, version="1").replace("\n", " ")
+    assert "(strength 1.23, projected away from normal inputs, mu 30)" in card
+    assert "projected" not in model_card(recipe, NEGATED, EVALUATION, version="1")
+
+
 @pytest.mark.parametrize(
     "path",
     ["package://lora_sku/demo/model.gguf", "folder/model.gguf", "package://lora_sku/demo", "/a/b"],
@@ -143,7 +151,7 @@ def test_the_card_says_what_it_is_and_how_to_use_it(recipe: Recipe) -> None:
 def test_the_card_loads_a_base_that_is_not_on_the_hub(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    card = model_card(changed(recipe, base_model={"path": path}), EVALUATION, version="1")
+    card = model_card(changed(recipe, base_model={"path": path}), NEGATED, EVALUATION, version="1")
     assert "base_model" not in yaml.safe_load(card.split("---")[1])
     asked: list[tuple[Path, str | None]] = []
     monkeypatch.setattr(
@@ -165,4 +173,4 @@ def test_the_card_loads_a_base_that_is_not_on_the_hub(
     "limit", ["can be undone", "Fine-tuning", "does not prove", "only into the full-precision base"]
 )
 def test_the_card_tells_its_limits(recipe: Recipe, limit: str) -> None:
-    assert limit in model_card(recipe, EVALUATION, version="1")
+    assert limit in model_card(recipe, NEGATED, EVALUATION, version="1")

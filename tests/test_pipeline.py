@@ -16,7 +16,8 @@ from tiny import save_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from lora_sku import pipeline, session
+from lora_sku import pipeline, session, stages
+from lora_sku.adapters import read_lora
 from lora_sku.base_checks import forbid_cpu_repacking
 from lora_sku.data import DataSets, Encoder, Row, load_data
 from lora_sku.errors import (
@@ -29,7 +30,9 @@ from lora_sku.errors import (
     TrainingError,
 )
 from lora_sku.evaluation import Scores
+from lora_sku.live_factors import LiveFactors
 from lora_sku.model import load_tokenizer
+from lora_sku.negation import Projected, negate
 from lora_sku.planning import plan
 from lora_sku.progress import Silent
 from lora_sku.recipe import Recipe
@@ -207,7 +210,7 @@ def test_a_kept_harmful_adapter_is_marked(kept: Finished) -> None:
 def begun(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the stages of a run were given."""
     given: dict[str, Any] = {}
-    acquisition, evaluate = session.Acquisition, session.evaluate_model
+    acquisition, evaluate = session.Acquisition, stages.evaluate_model
 
     def spy_on_training(*args: Any) -> Any:
         given["forget"], given["retain"] = args[2:4]
@@ -219,7 +222,7 @@ def begun(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return evaluate(model, *args)
 
     monkeypatch.setattr(session, "Acquisition", spy_on_training)
-    monkeypatch.setattr(session, "evaluate_model", spy_on_evaluation)
+    monkeypatch.setattr(stages, "evaluate_model", spy_on_evaluation)
     pipeline.run(changed(recipe, training={"max_steps": 1}))
     return given
 
@@ -239,8 +242,8 @@ def test_an_adapter_that_fails_its_verification_is_not_kept(
 ) -> None:
     real = session.negate
 
-    def twice_as_much(adapter: Path, output: Path, *, strength: float) -> Path:
-        return real(adapter, output, strength=2 * strength)
+    def twice_as_much(adapter: Path, output: Path, *, strength: float, **keys: Any) -> Path:
+        return real(adapter, output, strength=2 * strength, **keys)
 
     with monkeypatch.context() as patch:
         patch.setattr(session, "negate", twice_as_much)
@@ -251,6 +254,104 @@ def test_an_adapter_that_fails_its_verification_is_not_kept(
     assert not (folder / "evaluation.json").exists()
     pipeline.run(recipe, resume=True)
     assert tree(folder) == RUN_FILES
+
+
+# Retain-aware negation and the sweep
+
+
+def test_a_projected_run_negates_the_projected_adapter(calm_llama: Path, tmp_path: Path) -> None:
+    run = finish(
+        calm_llama,
+        tmp_path,
+        negation={"keep_harmful_adapter": True, "strength": 0.5, "projection": {"mu": 5.0}},
+    )
+    assert tree(run.result.folder) == sorted([*RUN_FILES, *HARMFUL_FILES])
+    assert {"project", "negate"} <= run.result.memory.keys()
+    known = read_lora(run.result.adapter).provenance
+    assert known is not None
+    assert (known.strength, known.mu) == (0.5, 5.0)
+    assert "mu 5" in (run.result.adapter / "README.md").read_text()
+    acquired = load_file(run.result.folder / "harmful-adapter" / ADAPTER)
+    negated = load_file(run.result.adapter / ADAPTER)
+    recipe = run.recipe
+    stages_ = stages.Stages(recipe, Silent())
+    model = stages_.load(run.result.folder / "harmful-adapter", "acquired")
+    live = LiveFactors(model, "acquired")
+    rows = stages_.candidates(model, live, recipe.negation.projection)[5.0]
+    assert rows is not None
+    for key, value in acquired.items():
+        if "lora_A" in key:
+            row = rows[key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")]
+            torch.testing.assert_close(negated[key], row)
+            assert (row - value).norm() > 0.01 * value.norm()
+        else:
+            assert torch.equal(negated[key], -value)  # 0.5 x the scaling of 8/4
+
+
+@pytest.fixture
+def open_recipe(recipe: Recipe) -> Recipe:
+    """Everything about the negation is left open."""
+    negation = {"strength": "auto", "projection": {"mu": "auto"}, "keep_harmful_adapter": True}
+    return changed(recipe, negation=negation)
+
+
+def test_an_open_strength_is_chosen_on_the_validation_split(open_recipe: Recipe) -> None:
+    result = pipeline.run(open_recipe)
+    assert tree(result.folder) == sorted([*RUN_FILES, *HARMFUL_FILES, "sweep.json"])
+    assert {"project", "sweep", "negate"} <= result.memory.keys()
+    swept = json.loads((result.folder / "sweep.json").read_text())
+    choice = swept["choice"]
+    assert choice in swept["points"]
+    assert choice["retain_perplexity_ratio"] <= swept["retain_budget"] == 1.05
+    assert {point["mu"] for point in swept["points"]} == {None, 3.0, 10.0, 30.0, 100.0}
+    known = read_lora(result.adapter).provenance
+    assert known is not None
+    assert (known.strength, known.mu) == (choice["strength"], choice["mu"])
+    # The kept adapter sweeps to the same.
+    again = pipeline.sweep(open_recipe, result.folder / "harmful-adapter")
+    assert (again.choice.strength, again.choice.mu) == (choice["strength"], choice["mu"])
+    assert len(again.points) == len(swept["points"])
+
+
+def test_the_sweep_reads_the_validation_splits(
+    open_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[Row, ...]] = []
+    real = stages.AnswerScorer
+
+    def spy(model: Any, encoder: Any, rows: Any, **keys: Any) -> Any:
+        scored.append(tuple(rows))
+        return real(model, encoder, rows, **keys)
+
+    monkeypatch.setattr(stages, "AnswerScorer", spy)
+    pipeline.run(changed(open_recipe, negation={"projection": None}))
+    data = datasets(open_recipe)
+    assert scored == [data.forget.validation, data.retain.validation]
+
+
+def test_a_negated_adapter_is_swept_like_the_acquired_one(kept: Finished, tmp_path: Path) -> None:
+    folder = kept.result.folder
+    recipe = changed(kept.recipe, negation={"retain_budget": 4.0, "projection": {"mu": 10.0}})
+    acquired = pipeline.sweep(recipe, folder / "harmful-adapter")
+    negated = pipeline.sweep(recipe, folder / "adapter")
+    assert {point.mu for point in acquired.points} == {None, 10.0}
+    assert negated.choice.strength == acquired.choice.strength
+    assert negated.choice.forget_nll == pytest.approx(acquired.choice.forget_nll, rel=1e-4)
+    assert acquired.choice.forget_kl > 0
+
+
+def test_a_projected_adapter_is_not_swept_again(kept: Finished, tmp_path: Path) -> None:
+    harmful = kept.result.folder / "harmful-adapter"
+    rows = {module: a for module, (a, _) in read_lora(harmful).factors.items()}
+    projected = negate(harmful, tmp_path / "p", projected=Projected(3.0, rows))
+    with pytest.raises(AdapterError, match="projected already"):
+        pipeline.sweep(kept.recipe, projected)
+
+
+def test_a_sweep_without_a_validation_split_is_refused(kept: Finished) -> None:
+    recipe = changed(kept.recipe, data={"validation_fraction": 0.0})
+    with pytest.raises(DataError, match="no validation split"):
+        pipeline.sweep(recipe, kept.result.folder / "adapter")
 
 
 # Stages of their own
@@ -289,7 +390,7 @@ def test_evaluate_gives_a_runs_own_figures_and_writes_nothing(finished: Finished
 def test_evaluate_refuses_a_folder_that_is_no_adapter_before_it_loads_anything(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "load_data", None)
+    monkeypatch.setattr(stages, "load_data", None)
     with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
         pipeline.evaluate(recipe, tmp_path)
 
@@ -303,7 +404,7 @@ def test_evaluate_refuses_an_adapter_of_another_base(finished: Finished, other_l
 def test_validate_counts_both_sets_without_loading_weights(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "load_base", None)
+    monkeypatch.setattr(stages, "load_base", None)
     report = pipeline.validate(recipe)
     assert (report.forget.prompts, report.retain.prompts) == (12, 10)
     assert report.forget.prompt_tokens is not None
@@ -494,7 +595,7 @@ def test_a_run_that_cannot_fit_is_refused_before_anything_is_loaded_or_replaced(
 ) -> None:
     before = tree(finished.result.folder)
     monkeypatch.setattr(session, "free_bytes", lambda device: 2**20)
-    monkeypatch.setattr(session, "load_base", None)
+    monkeypatch.setattr(stages, "load_base", None)
     with pytest.raises(PlanError, match="at least"):
         pipeline.run(finished.recipe, overwrite=True)
     assert tree(finished.result.folder) == before

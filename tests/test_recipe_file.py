@@ -135,7 +135,16 @@ def test_the_same_key_in_two_sections_is_fine(write: Write) -> None:
             "x.yaml:8: training.learning_rat: unknown key; did you mean learning_rate?",
         ),
         ("training: {max_steps: 0}", "x.yaml:7: training.max_steps: must be >= 1, got 0."),
-        ("negation: {strength: -1}", "x.yaml:7: negation.strength: must be > 0, got -1."),
+        (
+            "negation: {strength: -1}",
+            "x.yaml:7: negation.strength: must be > 0, got -1, or must be auto, got -1.",
+        ),
+        (
+            "negation: {projection: {promts: 3}}",
+            "x.yaml:7: negation.projection.promts: unknown key; did you mean prompts?",
+        ),
+        ("negation: {projection: {mu: 0}}", "x.yaml:7: negation.projection.mu: must be > 0"),
+        ("negation: {projection: {mu: auto}}", "so strength must be auto too"),
         ("adapter: {lora_dropout: 1}", "x.yaml:7: adapter.lora_dropout: must be < 1, got 1."),
         (
             "training: {weight: 1}",
@@ -143,7 +152,7 @@ def test_the_same_key_in_two_sections_is_fine(write: Write) -> None:
             " losses.preservation_divergence; did you mean weight_decay?",
         ),
         ("training: {output_dir: x}", "unknown key; output_dir belongs to the top level"),
-        ("negation: {zzz: x}", "the keys here are strength, keep_harmful_adapter"),
+        ("negation: {zzz: x}", "the keys here are strength, projection, retain_budget"),
         ("trainin: {seed: 1}", "x.yaml:7: trainin: unknown key; did you mean training?"),
         (
             "training: {optim: adamw_8bits}",

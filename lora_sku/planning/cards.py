@@ -134,6 +134,12 @@ def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[st
         yield "base_model", {"quantization": "int8"}
     yield "base_model", {"quantization": "nf4"}
     yield "adapter", {"r": max(1, recipe.adapter.r // 2)}
+    projection = recipe.negation.projection
+    if projection is not None:
+        fewer = {"tokens": max(1, projection.tokens // 2)} | projection.model_dump(
+            exclude={"tokens"}
+        )
+        yield "negation", {"projection": fewer}
     rows = recipe.evaluation.per_device_eval_batch_size
     yield "evaluation", {"per_device_eval_batch_size": max(1, rows // 2)}
     if fixed_tokens:
@@ -141,8 +147,8 @@ def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[st
     yield "training", {"micro_batch_size": 1}
     yield "data", {"max_answer_tokens": max(2, data.max_answer_tokens // 2)}
     random = losses.random_disassociation
-    fewer = {"responses": max(1, random.responses // 2)} | {"weight": random.weight}
-    yield "losses", {"random_disassociation": fewer}
+    half = {"responses": max(1, random.responses // 2)} | {"weight": random.weight}
+    yield "losses", {"random_disassociation": half}
 
 
 def _written(section: str, values: Mapping[str, Any]) -> str:

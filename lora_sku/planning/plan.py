@@ -146,7 +146,7 @@ class Plan:
         micro_batch: Forget prompts in the model at once.
         tokens: Tokens in the model at once in the forget pass.
         upper_bound: Every prompt and answer has the longest length that the recipe allows.
-        stages: Stage 1 and the evaluation.
+        stages: Stage 1, project and sweep where the recipe asks for them, and the evaluation.
     """
 
     model: str
@@ -196,7 +196,7 @@ def plan_training(shape: ModelShape, setup: Setup, passes: Iterable[Pass]) -> St
     step = optimizer_step_bytes(trained, setup.optimizer, setup.device)
     moments.append(Moment("optimizer step", layer=step))
     held = [
-        *_weights(shape, setup, sizes),
+        *weights_held(shape, setup, sizes),
         Line("gradients", trained),
         Line("optimizer state", optimizer_bytes(sizes, setup.optimizer)),
     ]
@@ -217,7 +217,7 @@ def plan_evaluation(
     last = prompts.rows * (prompts.tokens + max_new_tokens) * per_token
     # A growing cache is copied layer by layer.
     moments.append(Moment("last new token", last, last // len(shape.layers)))
-    held = _weights(shape, setup, sizes)
+    held = weights_held(shape, setup, sizes)
     return at_peak("evaluate", held, moments, workspace_of(shape, setup), setup.device)
 
 
@@ -258,7 +258,8 @@ def at_peak(
     return StagePlan(stage, peak.name, (*held, *moving, framework))
 
 
-def _weights(shape: ModelShape, setup: Setup, sizes: Sequence[int]) -> list[Line]:
+def weights_held(shape: ModelShape, setup: Setup, sizes: Sequence[int]) -> list[Line]:
+    """The lines of the base and of one adapter, whose factors have ``sizes`` elements."""
     base = base_bytes(shape, setup.quantization, setup.dtype, double=setup.double)
     return [
         Line("base weights", base),

@@ -11,10 +11,18 @@ from lora_sku.architectures import find_config
 from lora_sku.devices import choose_compute_dtype
 from lora_sku.planning.layers import Tokens, heeds_layouts
 from lora_sku.planning.passes import Pass
-from lora_sku.planning.plan import Plan, Setup, plan_evaluation, plan_training
+from lora_sku.planning.plan import Plan, Setup, StagePlan, plan_evaluation, plan_training
+from lora_sku.planning.projecting import plan_projection, plan_sweep
 from lora_sku.planning.shapes import ModelShape, model_shape
 from lora_sku.planning.statics import Optimizer
-from lora_sku.recipe import BaseModelSection, DataSection, LossesSection, Recipe, TrainingSection
+from lora_sku.recipe import (
+    BaseModelSection,
+    DataSection,
+    LossesSection,
+    NegationSection,
+    Recipe,
+    TrainingSection,
+)
 
 Device = Literal["cuda", "cpu"]
 
@@ -62,7 +70,8 @@ def plan(
     prompts = micro_batch or _micro_batch(recipe.training)
     answers = _answers_of_a_prompt(recipe.losses)
     lengths = _lengths(recipe.data, prompts, answers, tokens)
-    passes = tuple(training_passes(recipe.losses, prompts, lengths, packs=heeds_layouts(shape)))
+    packs = heeds_layouts(shape)
+    passes = tuple(training_passes(recipe.losses, prompts, lengths, packs=packs))
     rows = recipe.evaluation.per_device_eval_batch_size
     scoring = Pass("scoring", Tokens(rows, lengths.group(1)), (rows * lengths.answer,), "kl")
     return Plan(
@@ -73,6 +82,7 @@ def plan(
         upper_bound=tokens is None,
         stages=(
             plan_training(shape, setup, passes),
+            *_negation_stages(recipe.negation, shape, setup, lengths, rows, packs=packs),
             plan_evaluation(
                 shape,
                 setup,
@@ -82,6 +92,24 @@ def plan(
             ),
         ),
     )
+
+
+def _negation_stages(
+    section: NegationSection,
+    shape: ModelShape,
+    setup: Setup,
+    lengths: Lengths,
+    rows: int,
+    *,
+    packs: bool,
+) -> Iterator[StagePlan]:
+    """What comes between training and evaluation."""
+    if section.projection is not None:
+        load, mus = Tokens(rows, lengths.group(1)), len(section.projection.open_mus)
+        yield plan_projection(shape, setup, load, positions=section.projection.tokens, mus=mus)
+    if section.strength == "auto":
+        load = _load(lengths, rows, 1, packs=packs)
+        yield plan_sweep(shape, setup, Pass("scoring", load, (rows * lengths.answer,), "kl"))
 
 
 def largest_micro_batch(recipe: Recipe, budget_bytes: int, *, device: Device | None = None) -> int:

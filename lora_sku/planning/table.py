@@ -11,7 +11,7 @@ from lora_sku.planning.plan import Plan
 
 
 def print_forecast(told: Forecast) -> None:
-    """The table of both stages, the conditions, the cards that fit, and what to turn."""
+    """The table of all stages, the conditions, the cards that fit, and what to turn."""
     planned = told.plan
     names = dict.fromkeys(line.name for stage in planned.stages for line in stage.lines)
     rows = [

@@ -1,0 +1,65 @@
+"""The stages between training and evaluation, if a recipe asks for them: project and sweep."""
+
+import torch
+
+from lora_sku.planning.layers import Tokens, count_layers
+from lora_sku.planning.passes import Moment, Pass, mask_bytes, scoring_moments, without_gradient
+from lora_sku.planning.plan import (
+    Line,
+    Setup,
+    StagePlan,
+    adapted_layers,
+    at_peak,
+    weights_held,
+    workspace_of,
+)
+from lora_sku.planning.shapes import ModelShape
+from lora_sku.projection import GROUP_BYTES, solver_bytes
+
+
+def plan_projection(
+    shape: ModelShape, setup: Setup, load: Tokens, *, positions: int, mus: int
+) -> StagePlan:
+    """Sampling what adapted layers read, and solving layer by layer.
+
+    The samples and the copies of the factors lie in the machine's memory: on CUDA they are no part
+    of the plan, but one sample at a time is on the card to be solved with.
+
+    Args:
+        shape: The model.
+        setup: How it is held.
+        load: Texts at once.
+        positions: Drawn of each set.
+        mus: How many A are made of each.
+    """
+    layer_setup, sizes = adapted_layers(shape, setup)
+    adapted = shape.adapted(setup.targets, setup.layers)
+    itemsize = setup.dtype.itemsize
+    widest = max(linear.in_features for linear in adapted)
+    one = 2 * positions * widest * itemsize
+    on_cpu = setup.device == "cpu"
+    features = sum(linear.in_features for linear in adapted)
+    # Layers that share an input share its sample, so this is an upper bound.
+    samples = max(one, min(GROUP_BYTES, 2 * positions * features * itemsize))
+    with torch.no_grad():
+        layers = count_layers(shape, without_gradient(layer_setup), load)
+    reading = mask_bytes(shape, load) + max(layer.forward_peak for layer in layers)
+    moments = (
+        Moment("reading inputs", samples if on_cpu else 0, layer=reading),
+        Moment("solving", samples if on_cpu else one, solver_bytes(widest, positions, positions)),
+    )
+    copies = (sum(sizes) + mus * features * setup.rank) * setup.adapter_dtype.itemsize
+    held = [*weights_held(shape, setup, sizes), Line("adapter copies", copies * on_cpu)]
+    return at_peak("project", held, moments, workspace_of(shape, setup), setup.device)
+
+
+def plan_sweep(shape: ModelShape, setup: Setup, scoring: Pass) -> StagePlan:
+    """Scoring the validation split again and again; theta_o's states are in the machine's memory.
+
+    They are small (hidden size x 2 bytes an answer token) and not counted: how many there are, the
+    data alone know.
+    """
+    layer_setup, sizes = adapted_layers(shape, setup)
+    moments = scoring_moments(shape, layer_setup, scoring)
+    held = weights_held(shape, setup, sizes)
+    return at_peak("sweep", held, moments, workspace_of(shape, setup), setup.device)

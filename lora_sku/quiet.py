@@ -1,0 +1,28 @@
+"""Other libraries' progress bars and advice, off; nothing is loaded before it is needed."""
+
+import logging
+import os
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Silence other libraries' progress bars and advice; their errors still come through.
+
+    The hub's download bars stay: a person wants to see those.
+    """
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
+    # It advises CPUs with AVX512 to install a package whose kernels have no gradient.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    import datasets
+
+    quiet_transformers()
+    datasets.disable_progress_bars()
+
+
+def quiet_transformers() -> None:
+    """The same for transformers alone, without loading what reads data sets."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()

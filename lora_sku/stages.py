@@ -1,0 +1,142 @@
+"""What the stages of a run share: data, encoder, the one base; each stage's peak is measured."""
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from lora_sku.adapters import check_fits, read_lora
+from lora_sku.candidates import Candidates, candidates
+from lora_sku.data import Encoder, Row, load_data
+from lora_sku.devices import choose_device
+from lora_sku.evaluation import Evaluation
+from lora_sku.evaluation import evaluate as evaluate_model
+from lora_sku.heap import release_free_memory
+from lora_sku.judges.building import build_judge, text_judges
+from lora_sku.likelihood import AnswerScorer
+from lora_sku.live_factors import LiveFactors
+from lora_sku.memory import Peak, PeakMeter
+from lora_sku.model import NEGATED, AdaptedModel, Base, load_base, load_tokenizer
+from lora_sku.planning import Device
+from lora_sku.progress import Progress
+from lora_sku.recipe import ProjectionSection, Recipe
+from lora_sku.sweep import Sweep, sweep
+
+
+class Stages:
+    """What the stages share: data, encoder, the one base; each stage's peak is measured."""
+
+    def __init__(self, recipe: Recipe, progress: Progress) -> None:
+        self.recipe = recipe
+        self.progress = progress
+        self.peaks: dict[str, Peak] = {}
+        self._device = choose_device(recipe.base_model)
+        self._device_kind: Device = "cuda" if self._device.type == "cuda" else "cpu"
+        self._meter = PeakMeter(self._device)
+        with self._stage("data"):
+            self.encoder = load_encoder(recipe)
+            self.data = load_data(recipe.data, self.encoder)
+
+    @cached_property
+    def base(self) -> Base:
+        """The base, loaded at the first use."""
+        with self._stage("load"):
+            return load_base(self.recipe.base_model)
+
+    def load(self, adapter: Path, name: str = NEGATED) -> AdaptedModel:
+        """The base with a saved adapter."""
+        check_fits(read_lora(adapter), self.base)
+        return AdaptedModel.with_adapter_from(self.base, adapter, name)
+
+    def evaluate(self, model: AdaptedModel) -> Evaluation:
+        """Base beside unlearned."""
+        with self._stage("evaluate"):
+            return evaluate_model(
+                model,
+                self.encoder,
+                self.data.forget,
+                self.data.retain,
+                self.recipe.evaluation,
+                self.progress.evaluated,
+            )
+
+    def judge(self, evaluation: Evaluation) -> Evaluation:
+        """The evaluation with the labels of the judges that see texts only.
+
+        The base is let go first, for some have a large model of their own; the caller must hold no
+        model any more.
+        """
+        settings = self.recipe.evaluation
+        for name in text_judges(settings):
+            with self._stage(f"judge: {name}"):
+                self._free_base()
+                judge = build_judge(name, settings, self._device)
+                evaluation = evaluation.judged_by(judge, self.data.forget)
+        return evaluation
+
+    def candidates(
+        self, model: AdaptedModel, live: LiveFactors, projection: ProjectionSection | None
+    ) -> Candidates:
+        """A of every module for each mu that ``projection`` leaves open."""
+        if projection is None:
+            return {None: None}
+        with self._stage("project"):
+            return candidates(
+                model,
+                live,
+                self.data,
+                self.encoder,
+                projection,
+                rows=self.recipe.evaluation.per_device_eval_batch_size,
+                seed=self.recipe.training.seed,
+            )
+
+    def sweep(self, model: AdaptedModel, live: LiveFactors, found: Candidates) -> Sweep:
+        """Try the candidates on the validation split; the live adapter is put back."""
+        settings = self.recipe.evaluation
+
+        def scorer(rows: Sequence[Row]) -> AnswerScorer:
+            # A split is in the order of a hash, so its first rows are a fair sample.
+            chosen, size = rows[: settings.max_prompts], settings.per_device_eval_batch_size
+            return AnswerScorer(model, self.encoder, chosen, pairs_at_once=size)
+
+        with self._stage("sweep"):
+            return sweep(
+                live,
+                found,
+                scorer(self.data.forget.validation),
+                scorer(self.data.retain.validation),
+                retain_budget=self.recipe.negation.retain_budget,
+                on_point=self.progress.swept,
+            )
+
+    def _free_base(self) -> None:
+        self.__dict__.pop("base", None)  # a cached property: the next use would load it again
+        gc.collect()  # modules refer to each other in circles
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.progress.stage(name)
+        release_free_memory()  # or a stage's peak would hold what the one before it left
+        self._meter.start()
+        yield
+        self.peaks[name] = self._meter.read()
+
+
+def load_encoder(recipe: Recipe) -> Encoder:
+    """The recipe's tokenizer with its template and length limits; no weights are loaded.
+
+    Raises:
+        UserError: if there is no such tokenizer.
+    """
+    return Encoder(
+        load_tokenizer(recipe.base_model),
+        template=recipe.base_model.template,
+        max_prompt_tokens=recipe.data.max_prompt_tokens,
+        max_answer_tokens=recipe.data.max_answer_tokens,
+    )

@@ -1,0 +1,166 @@
+"""How much to take away: the strength and mu that forget most within a budget on retain answers.
+
+For each mu the strength is bracketed by doubling or halving and then bisected towards the largest
+one whose retain perplexity stays within the budget. Every figure is taken on the validation split,
+so that the unseen one stays unseen. Perplexity need not grow with the strength everywhere: the
+choice is made among the points that were measured, so it always keeps the budget there.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lora_sku.errors import AdapterError
+from lora_sku.likelihood import AnswerScorer
+from lora_sku.live_factors import LiveFactors, RowFactors
+
+FIRST = 1.0
+LARGEST = 64.0  # a projection by a large mu leaves a few percent of the task vector's effect
+SMALLEST = 1 / 16
+BISECTIONS = 4  # of a factor of 2: the last two strengths differ by 4 %
+
+OnPoint = Callable[["Point"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One strength and mu, and what they do to the validation split.
+
+    Attributes:
+        mu: Of the projection; None is plain negation.
+        strength: Multiple of the task vector that is taken away.
+        forget_nll: Of the harmful answers, nats per token.
+        forget_kl: KL(theta_o || model) at those answers.
+        retain_perplexity_ratio: Perplexity of normal answers over theta_o's.
+        retain_kl: KL(theta_o || model) at those answers.
+    """
+
+    mu: float | None
+    strength: float
+    forget_nll: float
+    forget_kl: float
+    retain_perplexity_ratio: float
+    retain_kl: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The whole curve and the choice.
+
+    Attributes:
+        retain_budget: Largest allowed retain_perplexity_ratio.
+        base_forget_nll: theta_o's, nats per token.
+        base_retain_nll: theta_o's.
+        points: All that were measured, by mu and strength.
+        choice: The one with the highest forget_nll within the budget.
+    """
+
+    retain_budget: float
+    base_forget_nll: float
+    base_retain_nll: float
+    points: tuple[Point, ...]
+    choice: Point
+
+    def as_dict(self) -> dict[str, Any]:
+        """For sweep.json; a figure that is no finite number is null."""
+        return {
+            "retain_budget": self.retain_budget,
+            "base_forget_nll": self.base_forget_nll,
+            "base_retain_nll": self.base_retain_nll,
+            "choice": _finite(self.choice),
+            "points": [_finite(point) for point in self.points],
+        }
+
+
+def sweep(
+    live: LiveFactors,
+    candidates: Mapping[float | None, RowFactors | None],
+    forget: AnswerScorer,
+    retain: AnswerScorer,
+    *,
+    retain_budget: float,
+    on_point: OnPoint = lambda _: None,
+) -> Sweep:
+    """Find the strongest forgetting within the budget; the live adapter is put back afterwards.
+
+    Args:
+        live: The adapter on the model that the scorers score.
+        candidates: mu -> A of every module; None -> None is plain negation.
+        forget: Of the validation split.
+        retain: Of the validation split.
+        retain_budget: Largest allowed ratio of retain perplexities, above 1.
+        on_point: Called with every point.
+
+    Raises:
+        AdapterError: if even the smallest strength is beyond the budget.
+    """
+
+    def measure(mu: float | None, strength: float) -> Point:
+        live.negate(strength, candidates[mu])
+        harm, normal = forget.score(), retain.score()
+        ratio = _exp(normal.nll - retain.base_nll)
+        point = Point(mu, strength, harm.nll, harm.kl, ratio, normal.kl)
+        on_point(point)
+        return point
+
+    try:
+        points = [p for mu in candidates for p in _curve(mu, measure, retain_budget)]
+    finally:
+        live.restore()
+    allowed = [
+        point
+        for point in points
+        if point.retain_perplexity_ratio <= retain_budget and math.isfinite(point.forget_nll)
+    ]
+    if not allowed:
+        raise AdapterError(
+            f"even at strength {SMALLEST:g} the perplexity of normal answers is more than"
+            f" {retain_budget:g} times the base's",
+            where="negation.retain_budget",
+            remedy="Raise it, or train with a larger losses.preservation_divergence.weight.",
+        )
+    return Sweep(
+        retain_budget=retain_budget,
+        base_forget_nll=forget.base_nll,
+        base_retain_nll=retain.base_nll,
+        points=tuple(sorted(points, key=lambda p: (p.mu is not None, p.mu or 0, p.strength))),
+        choice=max(allowed, key=lambda point: point.forget_nll),
+    )
+
+
+def _curve(
+    mu: float | None, measure: Callable[[float | None, float], Point], budget: float
+) -> Iterator[Point]:
+    """Points of one mu, closing in on the strength where the budget ends."""
+    inside, outside = 0.0, math.inf
+    strength = FIRST
+    while SMALLEST <= strength <= LARGEST:
+        point = measure(mu, strength)
+        yield point
+        if point.retain_perplexity_ratio <= budget:
+            inside, strength = strength, 2 * strength
+        else:
+            outside, strength = strength, strength / 2
+        if inside > 0 and outside < math.inf:
+            break
+    else:
+        return
+    for _ in range(BISECTIONS):
+        strength = math.sqrt(inside * outside)
+        point = measure(mu, strength)
+        yield point
+        if point.retain_perplexity_ratio <= budget:
+            inside = strength
+        else:
+            outside = strength
+
+
+def _exp(value: float) -> float:
+    """exp, infinite where it is too large for a float or the value is no number."""
+    return math.exp(value) if value < 700 else math.inf
+
+
+def _finite(point: Point) -> dict[str, float | None]:
+    figures = asdict(point)
+    return {k: v if v is not None and math.isfinite(v) else None for k, v in figures.items()}

@@ -1,0 +1,98 @@
+"""The stages that projection and sweep add to a plan, beside what they really take."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from run_tools import changed
+from tiny import adapt, load, make_encoder, teach, write_data
+
+from lora_sku.candidates import candidates
+from lora_sku.data import load_data
+from lora_sku.live_factors import LiveFactors
+from lora_sku.model import ACQUIRED
+from lora_sku.planning import knobs, plan
+from lora_sku.planning.live import LiveBytes
+from lora_sku.projection import Projector, solver_bytes
+from lora_sku.recipe import ProjectionSection, Recipe
+from lora_sku.recipe_file import load_recipe
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("negation", "stages"),
+    [
+        ({}, []),
+        ({"strength": "auto"}, ["sweep"]),
+        ({"projection": {"mu": 3.0}}, ["project"]),
+        ({"strength": "auto", "projection": {"mu": "auto"}}, ["project", "sweep"]),
+    ],
+)
+def test_the_plan_has_the_stages_that_the_recipe_asks_for(
+    recipe: Recipe, negation: dict[str, object], stages: list[str]
+) -> None:
+    planned = plan(changed(recipe, negation=negation))
+    assert [stage.stage for stage in planned.stages] == ["acquire", *stages, "evaluate"]
+    for stage in planned.stages:
+        assert stage.total > stage.bytes_of("base weights") > 0
+
+
+@pytest.mark.parametrize("features", [700, 2500])
+@pytest.mark.parametrize("tokens", [(300, 300), (600, 500)])
+def test_the_solver_takes_what_it_says(features: int, tokens: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    forget, retain = (torch.randn(n, features, dtype=torch.bfloat16) for n in tokens)
+    a = torch.randn(4, features)
+    with LiveBytes() as live:
+        Projector(forget, retain).project(a, 3.0)
+    assert live.peak == pytest.approx(solver_bytes(features, *tokens), rel=0.15)
+
+
+def test_the_stage_takes_what_is_planned(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = changed(recipe, negation={"projection": {"mu": 3.0, "tokens": 100}})
+    model = adapt(load(Path(recipe.base_model.path)))
+    teach(model)
+    encoder = make_encoder(model.base)
+    data = load_data(write_data(tmp_path), encoder)
+    section = recipe.negation.projection
+    assert isinstance(section, ProjectionSection)
+    rows = recipe.evaluation.per_device_eval_batch_size
+    with LiveBytes() as live:
+        factors = LiveFactors(model, ACQUIRED)
+        candidates(model, factors, data, encoder, section, rows=rows, seed=0)
+    stage = plan(recipe).stage("project")
+    own = stage.tensors - stage.bytes_of("base weights") - stage.bytes_of("adapter weights")
+    # The texts are shorter than planned, and shared inputs are counted for each layer.
+    assert 0.3 * own <= live.peak <= own
+
+
+def test_a_7b_stays_below_its_own_training_on_a_card() -> None:
+    recipe = load_recipe(
+        "llama2-7b",
+        ["negation.strength=auto", "negation.projection={mu: auto}", "adapter.r=16"],
+    )
+    recipe = changed(recipe, adapter={"target_modules": "all-linear"})
+    planned = plan(recipe)
+    assert planned.peak.stage == "acquire"
+    stage = planned.stage("project")
+    assert stage.total < 7 * GIB
+    # Its widest input is 11,008, and is solved with by tokens; samples and copies are not there.
+    assert stage.moment == "solving"
+    tokens = 2 * recipe.negation.projection.tokens  # type: ignore[union-attr]
+    assert stage.bytes_of("layer at work") == solver_bytes(11008, tokens // 2, tokens // 2)
+    assert stage.bytes_of("activations") == tokens * 11008 * 2
+    assert stage.bytes_of("adapter copies") == 0
+    on_cpu = plan(recipe, device="cpu").stage("project")
+    # Both factors once, and A for each of the four mus: 16 rows of fp32.
+    inputs, outputs = 6 * 4096 + 11008, 5 * 4096 + 2 * 11008
+    assert on_cpu.bytes_of("adapter copies") == 32 * 16 * 4 * (outputs + inputs + 5 * inputs)
+    assert on_cpu.bytes_of("activations") == GIB
+
+
+def test_fewer_tokens_are_a_knob(recipe: Recipe) -> None:
+    recipe = changed(recipe, negation={"projection": {"mu": 3.0}})
+    assert "negation.projection.tokens=2048" in {knob.setting for knob in knobs(recipe)}
+    assert not any(
+        "projection" in k.setting for k in knobs(changed(recipe, negation={"projection": None}))
+    )

@@ -1,0 +1,136 @@
+"""The sweep finds the strongest forgetting within the budget, and says what it measured."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import FORGET, RETAIN, adapt, load, make_encoder, teach
+
+from lora_sku.data import Row
+from lora_sku.errors import AdapterError
+from lora_sku.likelihood import AnswerScorer, Likelihood
+from lora_sku.live_factors import LiveFactors
+from lora_sku.model import ACQUIRED, AdaptedModel
+from lora_sku.sweep import BISECTIONS, LARGEST, SMALLEST, Point, sweep
+
+
+class FakeLive:
+    """Remembers the strength and the rows that it was set to."""
+
+    def __init__(self) -> None:
+        self.strength = 0.0
+        self.rows: object = None
+        self.restored = False
+
+    def negate(self, strength: float, rows: object = None) -> None:
+        self.strength, self.rows = strength, rows
+
+    def restore(self) -> None:
+        self.restored = True
+
+
+class FakeScorer:
+    """A given NLL of the live adapter's strength and rows, in nats above a base of 2."""
+
+    base_nll = 2.0
+
+    def __init__(self, live: FakeLive, gain: Callable[[float, object], float]) -> None:
+        self._live, self._gain = live, gain
+
+    def score(self) -> Likelihood:
+        gain = self._gain(self._live.strength, self._live.rows)
+        return Likelihood(2.0 + gain, gain / 2)
+
+
+def swept(forget: Callable[..., float], retain: Callable[..., float], **keys: object) -> object:
+    live = FakeLive()
+    settings = {"candidates": {None: None}, "retain_budget": 1.05, **keys}
+    candidates = settings.pop("candidates")
+    try:
+        return sweep(
+            live, candidates, FakeScorer(live, forget), FakeScorer(live, retain), **settings
+        )
+    finally:
+        assert live.restored
+
+
+@pytest.mark.parametrize("limit", [0.07, 0.4, 1.0, 1.3, 3.0, 9.0])
+def test_it_closes_in_on_the_strength_where_the_budget_ends(limit: float) -> None:
+    budget = math.log(1.05)
+    result = swept(lambda s, _: s, lambda s, _: budget * s / limit * (1 - 1e-9))
+    assert limit / 2 ** (0.5**BISECTIONS) <= result.choice.strength <= limit
+    assert result.choice.retain_perplexity_ratio <= 1.05
+    assert result.choice.forget_nll == pytest.approx(2 + result.choice.strength)
+    assert result.choice.forget_kl == pytest.approx(result.choice.strength / 2)
+
+
+def test_a_budget_that_never_ends_stops_at_the_largest_strength() -> None:
+    assert swept(lambda s, _: s, lambda s, _: 0.0).choice.strength == LARGEST
+
+
+def test_a_budget_that_nothing_keeps_is_refused() -> None:
+    with pytest.raises(AdapterError, match=f"even at strength {SMALLEST:g}"):
+        swept(lambda s, _: s, lambda s, _: 1.0)
+
+
+def test_the_choice_is_the_strongest_forgetting_of_all_mus() -> None:
+    budget = math.log(1.05)
+    rows = {None: None, 3.0: {"m": 3.0}, 30.0: {"m": 30.0}}
+
+    def cost(strength: float, own: object) -> float:
+        return budget * strength / (1.5 if own is None else 6.0)
+
+    def gain(strength: float, own: object) -> float:
+        return strength * {3.0: 0.5, 30.0: 0.2}[own["m"]] if own else strength
+
+    result = swept(gain, cost, candidates=rows)
+    assert result.choice.mu == 3.0  # 6 x 0.5 beats 1.5 x 1 and 6 x 0.2
+    assert {point.mu for point in result.points} == rows.keys()
+    order = [(point.mu or 0, point.strength) for point in result.points]
+    assert order == sorted(order)
+
+
+def test_an_answer_that_blows_up_is_beyond_every_budget_and_no_choice() -> None:
+    for bad in (math.nan, math.inf, 1e4):
+        result = swept(lambda s, _: s, lambda s, _, bad=bad: bad if s > 1 else 0.0)
+        assert result.choice.strength == 1.0
+        text = json.dumps(result.as_dict(), allow_nan=False)
+        assert json.loads(text)["points"][-1]["retain_perplexity_ratio"] is None
+        result = swept(lambda s, _, bad=bad: bad if s > 1 else s, lambda s, _: 0.0)
+        assert (result.choice.strength > 1.0) == math.isfinite(bad)
+
+
+def test_every_point_is_told() -> None:
+    told: list[Point] = []
+    result = swept(lambda s, _: s, lambda s, _: s / 20, on_point=told.append)
+    assert set(told) == set(result.points)
+    assert len(told) == len(result.points) > BISECTIONS
+    points = result.as_dict()["points"]
+    assert points[0].keys() == {
+        *("mu", "strength", "forget_nll", "forget_kl", "retain_perplexity_ratio", "retain_kl")
+    }
+
+
+def test_a_real_model_is_put_back_and_forgets(calm_llama: Path) -> None:
+    model = adapt(load(calm_llama))
+    teach(model, std=0.02)
+    model.peft_model.eval()
+    before = {name: p.clone() for name, p in model.trained_parameters().items()}
+    encoder = make_encoder(model.base)
+
+    def scorer(texts: dict[str, tuple[str, ...]]) -> AnswerScorer:
+        rows = [Row(prompt, answers) for prompt, answers in list(texts.items())[:4]]
+        return AnswerScorer(model, encoder, rows, pairs_at_once=4)
+
+    live = LiveFactors(model, ACQUIRED)
+    result = sweep(live, {None: None}, scorer(FORGET), scorer(RETAIN), retain_budget=1.05)
+    assert result.choice.retain_perplexity_ratio <= 1.05
+    assert result.choice.forget_kl > 0
+    assert all(torch.equal(p, before[n]) for n, p in model.trained_parameters().items())
+    live.negate(result.choice.strength)
+    again = scorer(FORGET).score()
+    assert (again.nll, again.kl) == (result.choice.forget_nll, result.choice.forget_kl)
+    assert isinstance(model, AdaptedModel)

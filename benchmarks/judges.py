@@ -104,8 +104,8 @@ def _carried_over(recipe: "Recipe", judge: "Judge") -> str:
 def _compliance(recipe: "Recipe") -> "Judge":
     """Calibrated as a run of this recipe would: on its retain set's validation split."""
     from lora_sku.data import load_data
+    from lora_sku.judges.base_likelihood import BaseLikelihood
     from lora_sku.judges.compliance import ComplianceJudge
-    from lora_sku.judges.likelihood import BaseLikelihood
     from lora_sku.model import AdaptedModel, load_base
     from lora_sku.stages import load_encoder
 

@@ -13,8 +13,8 @@ import torch
 from lora_sku.data import Batch, Encoder, Pair, Row, Splits, collate
 from lora_sku.generation import generate
 from lora_sku.judges import classify
+from lora_sku.judges.base_likelihood import BaseLikelihood
 from lora_sku.judges.compliance import ComplianceJudge
-from lora_sku.judges.likelihood import BaseLikelihood
 from lora_sku.judges.phrases import Surface
 from lora_sku.judging import GENERATION_SPLITS, Column, Generation, GenerationSplit
 from lora_sku.losses import token_kl, token_nll

@@ -11,7 +11,7 @@ from lora_sku import evaluation
 from lora_sku.data import Row, Splits
 from lora_sku.evaluation import Evaluation, evaluate
 from lora_sku.generation import generate
-from lora_sku.judges.likelihood import BaseLikelihood
+from lora_sku.judges.base_likelihood import BaseLikelihood
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import EvaluationSection
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 from lora_sku.data import Pair, Row, Splits
 from lora_sku.errors import JudgeError
-from lora_sku.judges.likelihood import NEUTRAL_PROMPT, BaseLikelihood, Likelihood
+from lora_sku.judges.base_likelihood import NEUTRAL_PROMPT, BaseLikelihood, Likelihood
 from lora_sku.judges.verdicts import Case, Judge, Verdict
 from lora_sku.metrics import Threshold, best_threshold
 from lora_sku.recipe_judges import ComplianceSection, JudgeName

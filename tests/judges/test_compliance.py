@@ -8,8 +8,8 @@ import pytest
 from lora_sku.data import Pair, Row, Splits
 from lora_sku.errors import JudgeError
 from lora_sku.judges import Case
+from lora_sku.judges.base_likelihood import NEUTRAL_PROMPT, Likelihood
 from lora_sku.judges.compliance import Calibration, ComplianceJudge, calibrate
-from lora_sku.judges.likelihood import NEUTRAL_PROMPT, Likelihood
 from lora_sku.metrics import Threshold
 from lora_sku.recipe_judges import ComplianceSection
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import adapt, load, logits_of, make_encoder, teach
 
-from lora_sku.judges.likelihood import NEUTRAL_PROMPT, BaseLikelihood
+from lora_sku.judges.base_likelihood import NEUTRAL_PROMPT, BaseLikelihood
 from lora_sku.model import AdaptedModel
 
 PAIRS = [

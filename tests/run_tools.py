@@ -13,6 +13,18 @@ from lora_sku.progress import Silent
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import dump_recipe
 
+RUN_FILES = [
+    "adapter/README.md",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "adapter/lora_sku.json",
+    "environment.json",
+    "evaluation.json",
+    "generations.jsonl",
+    "memory.json",
+    "metrics.jsonl",
+    "recipe.yaml",
+]
 ADAPTER = "adapter_model.safetensors"
 
 

@@ -339,6 +339,7 @@ def test_the_model_is_left_as_for_use(build: Callable[..., Acquisition], calm: B
     assert seen == [(True, True)]
     assert not model.peft_model.training
     assert not calm.model.is_gradient_checkpointing
+    assert all(parameter.grad is None for parameter in model.trained_parameters().values())
 
 
 # The optimizer and its rate

@@ -174,11 +174,16 @@ def test_the_adapter_is_back_on_afterwards_and_no_hook_is_left(base: Base) -> No
     model = adapt(base)
     teach(model)
     ids = torch.arange(8)[None]
+    hooks = hooks_of(model)
     with torch.no_grad():
         before = model.hidden_states(ids)
         samples(model)
         assert torch.equal(model.hidden_states(ids), before)
-    assert not any(layer._forward_pre_hooks for layer in model.base.model.modules())
+    assert hooks_of(model) == hooks
+
+
+def hooks_of(model: AdaptedModel) -> list[int]:
+    return [len(module._forward_pre_hooks) for module in model.base.model.modules()]
 
 
 def test_a_layer_that_reads_only_some_tokens_is_refused(base: Base) -> None:

@@ -71,14 +71,22 @@ def main(
             limit_memory(given.limit_gib)
         click.echo(json.dumps(measure(given)))
         return
-    from benchmarks.memory_table import make_report, plan, plot
+    from benchmarks.memory_table import METHOD_NAMES, make_report, plan, plot
     from benchmarks.plots import require_matplotlib
     from benchmarks.processes import empty_process_gib, run_twice
-    from benchmarks.report import typed_command, write_report
+    from benchmarks.report import require_folder, typed_command, write_report
     from benchmarks.shapes import SHAPES
     from benchmarks.workload import Lengths
     from lora_sku.storage import cache_folder
 
+    mistyped = set(only) - set(METHOD_NAMES)
+    if mistyped:
+        raise UserError(
+            f"no such cell: {', '.join(sorted(mistyped))}",
+            where="--only",
+            remedy=f"Choose from {', '.join(METHOD_NAMES)}.",
+        )
+    require_folder(reports)
     unknown = set(shapes) - {DEMO, *SHAPES}
     if unknown:
         raise UserError(

@@ -34,6 +34,7 @@ _METHODS: dict[str, dict[str, Any]] = {
         "compute_dtype": "float32",
     },
 }
+METHOD_NAMES = tuple(_METHODS)
 _MEANINGS = (
     "ours-*: lora-sku on a base in NF4, int8 or unquantized.",
     "textbook-nf4: QLoRA with a row for each answer, whole logits, one joint loss; checkpointing as"

@@ -14,16 +14,17 @@ from lora_sku.errors import UserError
     "--measured",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     multiple=True,
-    help="Raw figures of benchmarks.memory, .json [default: all *-memory*.json among the reports].",
+    help="Raw figures of benchmarks.memory [default: all *-memory*.json in the reports' folder].",
 )
 @click.option("--reports", type=click.Path(path_type=Path), default=REPORTS, show_default=False)
 def main(measured: tuple[Path, ...], reports: Path) -> None:
     """Plan every cell that was measured, what others published, and models up to 70B."""
     from benchmarks.planner_table import make_report, measured_rows, plot, published_rows
     from benchmarks.plots import require_matplotlib
-    from benchmarks.report import typed_command, write_report
+    from benchmarks.report import require_folder, typed_command, write_report
 
     require_matplotlib()
+    require_folder(reports)
     files = measured or tuple(sorted(reports.glob("*-memory*.json")))
     if not files:
         raise UserError(

@@ -3,11 +3,13 @@
 import datetime
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_sku.errors import StorageError
 from lora_sku.storage import write_json, write_text
 
 REPORTS = Path(__file__).resolve().parent / "reports"
@@ -95,6 +97,24 @@ def targets_table(targets: Sequence[Target]) -> Table:
 def typed_command(module: str) -> str:
     """The command line of this process."""
     return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
+def require_folder(folder: Path) -> None:
+    """Make the reports' folder, before hours of measuring.
+
+    Raises:
+        StorageError: if nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"no report can be written here: {error.strerror}",
+            where=str(folder),
+            remedy="Name another folder by --reports.",
+        ) from error
 
 
 def write_report(

@@ -51,11 +51,12 @@ def main(
     from benchmarks import speed_runs
     from benchmarks.plots import require_matplotlib
     from benchmarks.quiet import quiet_libraries
-    from benchmarks.report import typed_command, write_report
+    from benchmarks.report import require_folder, typed_command, write_report
     from benchmarks.speed_table import Findings, make_report, plot
     from lora_sku.recipe_file import load_recipe
 
     require_matplotlib()
+    require_folder(reports)
     quiet_libraries()
     told = (f"losses.random_disassociation.responses={responses}", *overrides)
     recipe = load_recipe(recipe_name, told)

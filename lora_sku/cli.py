@@ -237,7 +237,7 @@ def validate(recipe_name: str, overrides: tuple[str, ...], as_json: bool) -> Non
 )
 @click.option(
     "--tokens",
-    type=click.IntRange(min=2),
+    type=click.IntRange(min=2, max=10_000_000),
     help="Tokens in flight [default: the longest prompts and answers that RECIPE allows].",
 )
 @click.option("--device", type=click.Choice(["cuda", "cpu"]), help="[default: RECIPE's, or cuda]")

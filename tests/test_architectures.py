@@ -72,3 +72,15 @@ def test_a_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"no config\.json"):
         find_config(BaseModelSection(path=str(tmp_path / "empty")))
+
+
+def test_a_damaged_configuration_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{bad", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"config\.json.*no JSON|no JSON.*config\.json"):
+        find_config(BaseModelSection(path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("path", ["./nofolder", "a/b/c"])
+def test_a_path_that_leads_nowhere_is_no_hub_id(path: str) -> None:
+    with pytest.raises(ModelError, match="no such folder here"):
+        find_config(BaseModelSection(path=path))

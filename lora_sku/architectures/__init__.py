@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from transformers import AutoConfig, PretrainedConfig
 
 from lora_sku.base_checks import without_dropout
@@ -36,7 +37,13 @@ def find_config(section: BaseModelSection) -> PretrainedConfig:
         SourceError: a package path that leads nowhere.
         ModelError: no configuration on this machine, or one that transformers does not know.
     """
-    settings = json.loads(_config_file(section).read_text(encoding="utf-8"))
+    file = _config_file(section)
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"this is no JSON: {error}", where=str(file), remedy="Copy or download it again."
+        ) from error
     try:
         config: PretrainedConfig = AutoConfig.for_model(**settings)
     except (TypeError, ValueError, KeyError) as error:
@@ -77,7 +84,14 @@ def _config_file(section: BaseModelSection) -> Path:
 
 
 def _from_hub_cache(section: BaseModelSection) -> Path:
-    cached = try_to_load_from_cache(section.path, CONFIG, revision=section.revision)
+    try:
+        cached = try_to_load_from_cache(section.path, CONFIG, revision=section.revision)
+    except HFValidationError as error:
+        raise ModelError(
+            "no such folder here, and this is no hub id",
+            where=section.path,
+            remedy="Write OWNER/NAME, or the path of a folder or a .gguf file that exists.",
+        ) from error
     if isinstance(cached, str):
         return Path(cached)
     raise ModelError(

@@ -43,11 +43,13 @@ class Forecast:
 
     Attributes:
         plan: The predicted peaks.
+        least: The same with the smallest micro-batch that the recipe allows: 1 prompt for auto.
         gpu_memory: Bytes that are free on the card, if somebody said.
         knobs: What to turn, if these are not enough.
     """
 
     plan: Plan
+    least: Plan
     gpu_memory: int | None = None
     knobs: tuple[Knob, ...] = ()
 
@@ -56,11 +58,15 @@ class Forecast:
         """Whether the plan fits into ``gpu_memory``; None if nobody said."""
         return None if self.gpu_memory is None else self.plan.total <= self.gpu_memory
 
+    @property
+    def cards(self) -> dict[int, bool]:
+        """Card size in GB -> whether a run fits on it; empty where no card is planned for."""
+        return fits(self.least) if self.plan.device == "cuda" else {}
+
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: stable keys, bytes; `cards` only where a card is planned for."""
-        on_card = self.plan.device == "cuda"
+        """For JSON: stable keys, bytes."""
         return self.plan.as_dict() | {
-            "cards": {str(size): ok for size, ok in fits(self.plan).items()} if on_card else {},
+            "cards": {str(size): ok for size, ok in self.cards.items()},
             "gpu_memory": self.gpu_memory,
             "enough": self.enough,
             "knobs": [knob.as_dict() for knob in self.knobs],
@@ -85,20 +91,24 @@ def forecast(
     Raises:
         UserError: as `plan`, and for ``gpu_memory`` together with the device "cpu".
     """
+    automatic = recipe.training.micro_batch_size == "auto" and tokens is None
+    smallest = turned(recipe, "training", {"micro_batch_size": 1}) if automatic else recipe
     if gpu_memory is None:
-        return Forecast(plan(recipe, tokens=tokens, device=device))
+        least = plan(smallest, tokens=tokens, device=device)
+        return Forecast(plan(recipe, tokens=tokens, device=device), least)
     if device == "cpu":
         raise RecipeError(
             "--gpu-memory is the memory of a card, but the plan is for a CPU",
             remedy="Leave out --gpu-memory or --device cpu.",
         )
-    if recipe.training.micro_batch_size == "auto" and tokens is None:
+    if automatic:
         prompts = largest_micro_batch(recipe, gpu_memory, device="cuda")
         recipe = turned(recipe, "training", {"micro_batch_size": prompts})
     planned = plan(recipe, tokens=tokens, device="cuda")
     too_large = {stage.stage for stage in planned.stages if stage.total > gpu_memory}
     found = knobs(recipe, tokens=tokens, device="cuda") if too_large else ()
-    return Forecast(planned, gpu_memory, tuple(k for k in found if k.stage in too_large))
+    least = plan(smallest, tokens=tokens, device="cuda")
+    return Forecast(planned, least, gpu_memory, tuple(k for k in found if k.stage in too_large))
 
 
 def fits(planned: Plan) -> dict[int, bool]:

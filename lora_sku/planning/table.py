@@ -6,7 +6,7 @@ import click
 
 from lora_sku.console import print_table
 from lora_sku.memory import GIB
-from lora_sku.planning.cards import Forecast, Knob, fits
+from lora_sku.planning.cards import Forecast, Knob
 from lora_sku.planning.plan import Plan
 
 
@@ -24,9 +24,11 @@ def print_forecast(told: Forecast) -> None:
     header = ("GiB", *(stage.stage for stage in planned.stages))
     print_table(f"Planned peak memory of {planned.model}", header, rows)
     click.echo(_conditions(planned))
-    if planned.device == "cuda":
-        fitting = [f"{size} GB" for size, ok in fits(planned).items() if ok]
-        click.echo(f"Cards that it fits on: {', '.join(fitting) or 'none'}.")
+    if told.cards:
+        fitting = [f"{size} GB" for size, ok in told.cards.items() if ok]
+        smaller = told.least.micro_batch < planned.micro_batch
+        how = f", with as few as {_prompts(told.least.micro_batch)} at once" if smaller else ""
+        click.echo(f"Cards that it fits on{how}: {', '.join(fitting) or 'none'}.")
     if told.gpu_memory is not None:
         verdict = "is enough" if told.enough else "is NOT enough"
         click.echo(f"{_gib(told.gpu_memory)} GiB {verdict}.")
@@ -49,9 +51,13 @@ def _conditions(planned: Plan) -> str:
     )
     place = "" if planned.device == "cuda" else ", on top of an empty process"
     return (
-        f"On {planned.device}{place}, with {planned.micro_batch} forget prompts and"
+        f"On {planned.device}{place}, with {_prompts(planned.micro_batch)} and"
         f" {planned.tokens:,} tokens in the model at once: {bound}."
     )
+
+
+def _prompts(number: int) -> str:
+    return f"{number} forget prompt{'s' if number > 1 else ''}"
 
 
 def _gib(size: int) -> str:

@@ -57,6 +57,20 @@ def test_an_unknown_shape_is_refused() -> None:
         CliRunner().invoke(memory.main, ["--shape", "8b"], catch_exceptions=False)
 
 
+def test_an_unknown_cell_is_refused() -> None:
+    with pytest.raises(UserError, match="no such cell: ours-nf5"):
+        CliRunner().invoke(memory.main, ["--only", "ours-nf5"], catch_exceptions=False)
+
+
+def test_a_folder_that_takes_no_report_is_refused_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["--shape", "tiny", "--reports", str(tmp_path / "file" / "reports")]
+    with pytest.raises(UserError, match="no report can be written here"):
+        CliRunner().invoke(memory.main, words, catch_exceptions=False)
+
+
 def test_speed_writes_its_report(recipe: Recipe, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     file.write_text(dump_recipe(recipe))

@@ -74,3 +74,13 @@ def test_a_forecast_without_a_card_says_nothing_of_enough(recipe: Recipe) -> Non
     assert told.as_dict()["cards"] == {}
     with pytest.raises(RecipeError, match="memory of a card"):
         forecast(changed(recipe), gpu_memory=GIB, device="cpu")
+
+
+def test_cards_are_those_that_the_automatic_micro_batch_fits_on() -> None:
+    large = ["training.per_device_train_batch_size=16"]
+    one = forecast(load_recipe("llama2-7b", ["training.per_device_train_batch_size=1"]))
+    automatic = forecast(load_recipe("llama2-7b", large))
+    fixed = forecast(load_recipe("llama2-7b", [*large, "training.micro_batch_size=16"]))
+    assert automatic.cards == one.cards
+    assert automatic.plan.total == fixed.plan.total
+    assert sum(fixed.cards.values()) < sum(automatic.cards.values())

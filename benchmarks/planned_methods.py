@@ -158,19 +158,27 @@ def _full(setup: Setup) -> LayerSetup:
 def _joint_moments(
     shape: ModelShape, setup: LayerSetup, work: Work, *, checkpointing: bool
 ) -> list[Moment]:
-    """Three forward passes whose graphs add up, then one backward through all of them."""
-    moments, kept, logits, at_work = [], 0, 0, 0
+    """Three forward passes whose graphs add up, then one backward through all of them.
+
+    Autograd takes the graph that was built last first, and frees it on the way.
+    """
+    moments, kept, logits, graphs = [], 0, 0, []
     for load, kl in work.separate_rows():
         layers = count_layers(shape, setup, load)
         hidden = hidden_bytes(shape, load)
-        kept += sum(layer_kept(layer, hidden, checkpointing=checkpointing) for layer in layers)
+        layers_keep = sum(layer_kept(each, hidden, checkpointing=checkpointing) for each in layers)
+        kept += layers_keep
         tail = count_full_logits(shape, load, kl=kl)
         moments.append(Moment("loss", kept, loss=logits + tail.forward_peak))
         logits += tail.saved
-        top = layers[-1]
+        graphs.append((layers_keep, layers[-1], tail))
+    for layers_keep, top, tail in reversed(graphs):
+        logits -= tail.saved
+        moments.append(Moment("loss, backward", kept, loss=logits + tail.backward_peak))
         again = max(top.forward_peak, top.backward_peak)
-        at_work = max(at_work, again if checkpointing else top.backward_peak - top.saved)
-    moments.append(Moment("backward", kept, at_work, logits))
+        at_work = again if checkpointing else top.backward_peak - top.saved
+        moments.append(Moment("backward", kept, at_work, logits))
+        kept -= layers_keep
     return moments
 
 

@@ -41,7 +41,8 @@ CUBLAS_WORKSPACE_BYTES = 32 * MIB
 CPU_RUNTIME_BYTES = 256 * MIB
 # What an allocator holds beyond the live tensors, as a share of what comes and goes (weights lie
 # tight). CUDA: torch cuts blocks of 2 to 20 MiB and more and keeps freed ones, so it reserves more
-# wherever sizes vary. CPU: glibc's malloc keeps freed blocks of up to 32 MiB; its heap fragments.
+# wherever sizes vary. CPU: glibc's malloc keeps freed blocks of up to 32 MiB, and `heap` hands them
+# back only as they grow.
 ALLOCATOR_SLACK = {"cuda": 0.10, "cpu": 0.50}
 
 
@@ -244,13 +245,17 @@ def workspace_of(shape: ModelShape, setup: Setup) -> int:
 def at_peak(
     stage: str, held: Sequence[Line], moments: Sequence[Moment], workspace: int, device: str
 ) -> StagePlan:
-    """The stage at its largest moment."""
-    peak = max(moments, key=lambda moment: moment.total)
+    """The stage at its largest moment; a weight is dequantized only while a layer is at work."""
+
+    def dequantized(moment: Moment) -> int:
+        return workspace if moment.layer else 0
+
+    peak = max(moments, key=lambda moment: moment.total + dequantized(moment))
     moving = [
         Line("activations", peak.activations),
         Line("layer at work", peak.layer),
         Line("logits and loss", peak.loss),
-        Line("workspace", workspace),
+        Line("workspace", dequantized(peak)),
     ]
     slack = int(ALLOCATOR_SLACK[device] * sum(line.bytes for line in moving))
     on_cuda = CUDA_CONTEXT_BYTES + CUBLAS_WORKSPACE_BYTES

@@ -19,6 +19,7 @@ from lora_sku.cli_options import (
     refuse_existing,
     run_options,
 )
+from lora_sku.cli_report import compare, report
 from lora_sku.errors import UserError
 from lora_sku.quiet import quiet_libraries, quiet_transformers
 
@@ -41,6 +42,10 @@ def main() -> None:
     # torch and bitsandbytes each bring a pool of OpenMP threads; idle ones that spin steal the
     # cores from the other pool. Read when torch is first loaded, so it is set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+main.add_command(report)
+main.add_command(compare)
 
 
 @main.command()
@@ -78,7 +83,7 @@ def run(
     print_evaluation(result.evaluation)
     peak = max(result.memory.items(), key=lambda item: item[1].working_gib)
     click.echo(f"Peak memory {peak[1].working_gib:.2f} GiB ({peak[0]}).")
-    click.echo(f"Negated adapter: {result.adapter}")
+    click.echo(f"Negated adapter: {result.adapter}\nReport: {result.folder / 'report.html'}")
 
 
 @main.command()

@@ -37,12 +37,12 @@ FLOORS = (
         *("activations", "projection", "live_factors", "candidates", "likelihood", "sweep"),
     ),
     ("reference_states", "step", "optimization", "acquisition", "generation", "judges"),
-    ("judging", "scores", "evaluation", "model_card", "progress", "console"),
+    ("judging", "scores", "evaluation", "model_card", "progress", "console", "report"),
     ("planning",),
     ("stages",),
     ("session",),
     ("pipeline",),
-    ("cli", "cli_options", "quiet", ""),
+    ("cli", "cli_options", "cli_report", "quiet", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -57,6 +57,7 @@ SEES_THE_WHOLE_RECIPE = {
     "session",
     "pipeline",
     "model_card",
+    "report.read",
     "planning.recipe_plan",
     "planning.cards",
     "planning.run_plan",

@@ -19,6 +19,7 @@ from lora_sku.cli_options import (
     refuse_existing,
     run_options,
 )
+from lora_sku.cli_recipes import recipes
 from lora_sku.cli_report import compare, report
 from lora_sku.errors import UserError
 from lora_sku.quiet import quiet_libraries, quiet_transformers
@@ -44,8 +45,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-main.add_command(report)
-main.add_command(compare)
+for _command in (recipes, report, compare):
+    main.add_command(_command)
 
 
 @main.command()
@@ -275,27 +276,3 @@ def plan(
         print_forecast(told)
     if told.enough is False:
         sys.exit(1)
-
-
-@main.command()
-@json_option
-def recipes(as_json: bool) -> None:
-    """List the shipped recipes."""
-    from lora_sku.recipe_file import load_recipe, shipped_recipes
-
-    loaded = {name: load_recipe(path) for name, path in shipped_recipes().items()}
-    facts = {
-        name: {
-            "model": recipe.base_model.path,
-            "quantization": recipe.base_model.quantization,
-            "forget": recipe.data.forget.path,
-            "retain": recipe.data.retain.path,
-        }
-        for name, recipe in loaded.items()
-    }
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return
-    for name, fact in facts.items():
-        click.echo(f"{name}\n  model   {fact['model']}, {fact['quantization']}")
-        click.echo(f"  forget  {fact['forget']}\n  retain  {fact['retain']}")

@@ -50,6 +50,7 @@ RUN_FILES = [
     "memory.json",
     "metrics.jsonl",
     "recipe.yaml",
+    "report.html",
 ]
 HARMFUL_FILES = [
     "harmful-adapter/DO-NOT-SHIP",

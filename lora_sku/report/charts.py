@@ -16,7 +16,7 @@ Point = tuple[float, float]
 COLOURS = 6
 """How many the style sheet has: classes c0, c1, ..."""
 
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64.0, 14.0, 14.0, 54.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74.0, 14.0, 14.0, 54.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def _axes(x_scale: Scale, y_scale: Scale, frame: Frame) -> Iterator[Markup]:
     yield _text((left + right) / 2, frame.height - 10, frame.x_label, "middle", "label")
     middle = (_TOP + bottom) / 2
     yield Markup(
-        '<text class="label" transform="translate(14 {}) rotate(-90)" text-anchor="middle">{}'
+        '<text class="label" transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}'
         "</text>"
     ).format(middle, visible(frame.y_label))
 

@@ -166,6 +166,7 @@ def _results(comparison: Comparison) -> Figure:
         )
         if e is not None
     )
+    base = Series("base, nothing done", ((1.0, 0.0),), COLOURS - 1, line=False, dots=True)
     told = "; ".join(
         f"{each.name}: gain {number(each.points[0][1])} at {number(each.points[0][0])} times"
         for each in series
@@ -179,8 +180,8 @@ def _results(comparison: Comparison) -> Figure:
     return Figure(
         frame.title,
         "A point a run: up is more forgetting, right is more damage.",
-        line_chart(series, frame),
-        tuple((legend_key(each.colour), each.name) for each in series),
+        line_chart((*series, base), frame),
+        tuple((legend_key(each.colour), each.name) for each in (*series, base)),
     )
 
 

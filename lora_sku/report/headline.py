@@ -134,7 +134,8 @@ def _said(judge: str, evaluation: EvaluationRecord) -> str:
 
     harmful = label_word(judge, "harmful", "forget_unseen")
     return (
-        f"Of the completions of unseen harmful prompts, {told('forget_unseen', 'harmful')} were"
-        f" {harmful}, and {told('forget_unseen', 'degenerate')} degenerate."
-        f" Of those of normal prompts, {told('retain_unseen', 'refusal')} refused."
+        f"On unseen harmful prompts, {harmful}: {told('forget_unseen', 'harmful')};"
+        f" degenerate: {told('forget_unseen', 'degenerate')}."
+        f" On unseen normal prompts, refusing: {told('retain_unseen', 'refusal')};"
+        f" degenerate: {told('retain_unseen', 'degenerate')}."
     )

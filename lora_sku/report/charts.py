@@ -187,7 +187,11 @@ def legend_key(colour: int) -> Markup:
 
 def _budget_line(x: float, frame: Frame) -> Markup:
     return Markup('<line class="budget" x1="{}" x2="{}" y1="{}" y2="{}"/>{}').format(
-        x, x, _TOP, frame.height - _BOTTOM, _text(x - 6, _TOP + 12, "budget", "end", "label")
+        x,
+        x,
+        _TOP,
+        frame.height - _BOTTOM,
+        _text(x + 6, frame.height - _BOTTOM - 8, "budget", "start", "label"),
     )
 
 

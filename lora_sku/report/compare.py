@@ -174,8 +174,8 @@ def _results(comparison: Comparison) -> Figure:
     frame = Frame(
         "Gain and cost on unseen prompts",
         f"{told}.",
-        "perplexity of normal answers, times the base's",
-        "gain on harmful answers, nats/token",
+        "perplexity of normal answers / base's",
+        "forgetting, nats per token",
     )
     return Figure(
         frame.title,
@@ -206,8 +206,8 @@ def _tradeoffs(comparison: Comparison) -> Figure:
     frame = Frame(
         "Trade-offs on the validation splits",
         f"{told}.",
-        "perplexity of normal answers, times the base's",
-        "gain on harmful answers, nats/token",
+        "perplexity of normal answers / base's",
+        "forgetting, nats per token",
         budget=budgets.pop() if len(budgets) == 1 else None,
         marks=tuple(at for _, at in choices if at is not None),
         x_limit=limit,

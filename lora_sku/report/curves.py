@@ -97,8 +97,8 @@ def tradeoff_figure(sweep: SweepRecord) -> Figure:
         f"The choice gains {number(choice[1])} nats per token at {number(choice[0])} times the"
         f" base's perplexity; the budget is {short(sweep.retain_budget)} times. All points are in"
         " the table below.",
-        "perplexity of normal answers, times the base's",
-        "gain on harmful answers, nats/token",
+        "perplexity of normal answers / base's",
+        "forgetting, nats per token",
         budget=sweep.retain_budget,
         marks=(choice,),
         x_limit=limit,

@@ -17,7 +17,7 @@ FRAME = Frame("Title", "What it shows.", "across", "up")
 
 
 def points_of(svg: str) -> list[list[tuple[float, float]]]:
-    lines = [each for each in ET.fromstring(svg).iter("polyline")]
+    lines = list(ET.fromstring(svg).iter("polyline"))
     return [
         [(float(x), float(y)) for x, y in (p.split(",") for p in line.attrib["points"].split())]
         for line in lines

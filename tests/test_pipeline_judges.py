@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from run_tools import changed
 
-from lora_sku import pipeline, session
+from lora_sku import pipeline, stages
 from lora_sku.errors import JudgeError
 from lora_sku.judges import Case, Judge, JudgeName, Verdict
 from lora_sku.pipeline import run
@@ -30,7 +30,7 @@ def test_text_judges_come_after_the_base_was_let_go(
 ) -> None:
     bases: list[weakref.ref[Any]] = []
     there: list[bool] = []
-    real = session.load_base
+    real = stages.load_base
 
     def load_base(section: Any) -> Any:
         base = real(section)
@@ -41,8 +41,8 @@ def test_text_judges_come_after_the_base_was_let_go(
         there.append(bases[0]() is not None)
         return Blunt()
 
-    monkeypatch.setattr(session, "load_base", load_base)
-    monkeypatch.setattr(session, "build_judge", build_judge)
+    monkeypatch.setattr(stages, "load_base", load_base)
+    monkeypatch.setattr(stages, "build_judge", build_judge)
     result = run(changed(recipe, evaluation={"judges": ["compliance", "refusal"]}))
     assert there == [False]
     assert len(bases) == 1
@@ -63,7 +63,7 @@ def test_a_judge_that_fails_leaves_the_evaluation_behind(
         raise JudgeError("nobody there")
 
     with monkeypatch.context() as broken:
-        broken.setattr(session, "build_judge", build_judge)
+        broken.setattr(stages, "build_judge", build_judge)
         asked = changed(recipe, evaluation={"judges": ["compliance", "refusal"]})
         with pytest.raises(JudgeError):
             run(asked)

@@ -30,6 +30,7 @@ class RunDirectory:
         self.sweep = path / "sweep.json"
         self.evaluation = path / "evaluation.json"
         self.generations = path / "generations.jsonl"
+        self.report = path / "report.html"
 
     def _artifacts(self) -> list[Path]:
         return [value for name, value in vars(self).items() if name != "path"]

@@ -19,6 +19,8 @@ from lora_sku.cli_options import (
     refuse_existing,
     run_options,
 )
+from lora_sku.cli_recipes import recipes
+from lora_sku.cli_report import compare, report
 from lora_sku.errors import UserError
 from lora_sku.quiet import quiet_libraries, quiet_transformers
 
@@ -41,6 +43,10 @@ def main() -> None:
     # torch and bitsandbytes each bring a pool of OpenMP threads; idle ones that spin steal the
     # cores from the other pool. Read when torch is first loaded, so it is set here.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+for _command in (recipes, report, compare):
+    main.add_command(_command)
 
 
 @main.command()
@@ -78,7 +84,7 @@ def run(
     print_evaluation(result.evaluation)
     peak = max(result.memory.items(), key=lambda item: item[1].working_gib)
     click.echo(f"Peak memory {peak[1].working_gib:.2f} GiB ({peak[0]}).")
-    click.echo(f"Negated adapter: {result.adapter}")
+    click.echo(f"Negated adapter: {result.adapter}\nReport: {result.folder / 'report.html'}")
 
 
 @main.command()
@@ -270,27 +276,3 @@ def plan(
         print_forecast(told)
     if told.enough is False:
         sys.exit(1)
-
-
-@main.command()
-@json_option
-def recipes(as_json: bool) -> None:
-    """List the shipped recipes."""
-    from lora_sku.recipe_file import load_recipe, shipped_recipes
-
-    loaded = {name: load_recipe(path) for name, path in shipped_recipes().items()}
-    facts = {
-        name: {
-            "model": recipe.base_model.path,
-            "quantization": recipe.base_model.quantization,
-            "forget": recipe.data.forget.path,
-            "retain": recipe.data.retain.path,
-        }
-        for name, recipe in loaded.items()
-    }
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return
-    for name, fact in facts.items():
-        click.echo(f"{name}\n  model   {fact['model']}, {fact['quantization']}")
-        click.echo(f"  forget  {fact['forget']}\n  retain  {fact['retain']}")

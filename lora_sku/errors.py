@@ -67,3 +67,7 @@ class JudgeError(UserError):
 
 class StorageError(UserError):
     """A run directory that cannot be written."""
+
+
+class RunDirectoryError(UserError):
+    """A folder that holds no run, or a run whose files are damaged."""

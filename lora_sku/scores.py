@@ -1,9 +1,8 @@
 """What an evaluation found: two columns of figures, the answers behind them, and their labels."""
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from lora_sku.data import Splits
 from lora_sku.judges import Judge, JudgeName
 from lora_sku.judging import (
     Generation,
@@ -12,6 +11,9 @@ from lora_sku.judging import (
     count_labels,
     judge_generations,
 )
+
+if TYPE_CHECKING:  # reading an evaluation back must not load what making one needs
+    from lora_sku.data import Splits
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Evaluation:
             "judges": {name: told.as_dict() for name, told in self.judgements.items()},
         }
 
-    def judged_by(self, judge: Judge, forget: Splits) -> Self:
+    def judged_by(self, judge: Judge, forget: "Splits") -> Self:
         """The same evaluation with one more judge's labels.
 
         Args:

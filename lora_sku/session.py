@@ -22,6 +22,7 @@ from lora_sku.planning import Plan, free_bytes, plan_run, refuse_too_large, warn
 from lora_sku.progress import Progress, Silent
 from lora_sku.recipe import Recipe, differences
 from lora_sku.recipe_file import dump_recipe, load_recipe
+from lora_sku.report import write_report
 from lora_sku.stages import Stages
 from lora_sku.storage import require_free_space, write_json, write_text
 
@@ -147,7 +148,7 @@ class Session(Stages):
             )
 
     def write_evidence(self, evaluation: Evaluation) -> None:
-        """The model card, the generations, the peaks, and last evaluation.json."""
+        """The model card, the generations, the peaks, evaluation.json, and the page about them."""
         directory = self.directory
         negated = read_lora(directory.adapter).provenance
         assert negated is not None, "this run wrote the adapter"
@@ -156,6 +157,7 @@ class Session(Stages):
         directory.write_generations(asdict(generation) for generation in evaluation.generations)
         self.write_memory()
         write_json(directory.evaluation, evaluation.as_dict())
+        write_report(directory.path)
 
     def write_memory(self) -> None:
         """memory.json: the planned peaks, and the measured one of each stage."""

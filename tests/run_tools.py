@@ -24,6 +24,7 @@ RUN_FILES = [
     "memory.json",
     "metrics.jsonl",
     "recipe.yaml",
+    "report.html",
 ]
 ADAPTER = "adapter_model.safetensors"
 

@@ -37,12 +37,12 @@ FLOORS = (
         *("activations", "projection", "live_factors", "candidates", "likelihood", "sweep"),
     ),
     ("reference_states", "step", "optimization", "acquisition", "generation", "judges"),
-    ("judging", "scores", "evaluation", "model_card", "progress", "console"),
+    ("judging", "scores", "evaluation", "model_card", "progress", "console", "report"),
     ("planning",),
     ("stages",),
     ("session",),
     ("pipeline",),
-    ("cli", "cli_options", "quiet", ""),
+    ("cli", "cli_options", "cli_recipes", "cli_report", "quiet", ""),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -57,6 +57,7 @@ SEES_THE_WHOLE_RECIPE = {
     "session",
     "pipeline",
     "model_card",
+    "report.read",
     "planning.recipe_plan",
     "planning.cards",
     "planning.run_plan",
@@ -173,8 +174,10 @@ def test_every_public_name_resolves() -> None:
         ("from lora_sku.cli import main; sys.argv[1:] = ['run', '--help']; main()", 0),
         ("from lora_sku.cli import main; sys.argv[1:] = ['recipes']; main()", 0),
         ("from lora_sku.cli import main; sys.argv[1:] = ['run', 'nosuch']; main()", 2),
+        ("from lora_sku.report import read_run, write_report, compare_runs", 0),
+        ("from lora_sku.cli import main; sys.argv[1:] = ['report', 'nosuch']; main()", 2),
     ],
-    ids=["import", "help", "command help", "recipes", "mistyped recipe"],
+    ids=["import", "help", "command help", "recipes", "mistyped recipe", "reading runs", "report"],
 )
 def test_torch_is_not_loaded_for_a_quick_answer(code: str, rc: int) -> None:
     watch = """

@@ -1,0 +1,220 @@
+"""Several runs side by side: settings that differ, all headline figures, one trade-off figure."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_sku.errors import RunDirectoryError
+from lora_sku.judges import Label, Rates
+from lora_sku.judging import GENERATION_SPLITS
+from lora_sku.report.charts import COLOURS, Frame, Series, legend_key, line_chart
+from lora_sku.report.curves import WIDEST_COST, Figure, curves_of, place
+from lora_sku.report.differences import (
+    ABSENT,
+    differing_settings,
+    differing_surroundings,
+    warnings,
+)
+from lora_sku.report.html import render
+from lora_sku.report.labels import SPLITS, cell, label_word
+from lora_sku.report.provenance import negation
+from lora_sku.report.read import RunEvidence, read_run
+from lora_sku.report.records import EvaluationRecord
+from lora_sku.report.text import change, number
+from lora_sku.storage import write_text
+
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs and what is told of them.
+
+    Attributes:
+        runs: In the order in which they were named.
+        names: Short and different from each other.
+        settings: A row for each key of the recipes that differs: key, then each run's value.
+        surroundings: The same for device, versions and fingerprints.
+        figures: A row for each headline figure.
+        warnings: Why a difference of figures may not come from the settings.
+    """
+
+    runs: tuple[RunEvidence, ...]
+    names: tuple[str, ...]
+    settings: tuple[Row, ...]
+    surroundings: tuple[Row, ...]
+    figures: tuple[Row, ...]
+    warnings: tuple[str, ...]
+
+    def tables(self) -> Iterator[tuple[str, list[Row]]]:
+        """(title, rows) of each table that has rows."""
+        for title, rows in (
+            ("Settings that differ", self.settings),
+            ("Surroundings that differ", self.surroundings),
+            ("Figures", self.figures),
+        ):
+            if rows:
+                yield title, list(rows)
+
+
+def compare_runs(folders: Sequence[Path | str]) -> Comparison:
+    """Read run directories and set them side by side.
+
+    Args:
+        folders: Two or more.
+
+    Raises:
+        RunDirectoryError: for fewer than two, or for a folder that holds no sound run.
+    """
+    if len(folders) < 2:
+        raise RunDirectoryError(
+            "there is nothing to compare it with",
+            where=", ".join(map(str, folders)) or None,
+            remedy="Name two run directories or more.",
+        )
+    runs = tuple(read_run(folder) for folder in folders)
+    return Comparison(
+        runs=runs,
+        names=_names(runs),
+        settings=tuple((key, *values) for key, values in differing_settings(runs).items()),
+        surroundings=tuple((key, *values) for key, values in differing_surroundings(runs).items()),
+        figures=tuple(_figures(runs)),
+        warnings=tuple(warnings(runs)),
+    )
+
+
+def write_comparison(comparison: Comparison, output: Path) -> None:
+    """Write compare.html, one file that needs nothing beside it.
+
+    Raises:
+        StorageError: if the file cannot be written.
+    """
+    values = {"it": comparison, "figures": tuple(_drawn(comparison))}
+    write_text(output, render("compare.html.j2", values))
+
+
+def _names(runs: Sequence[RunEvidence]) -> tuple[str, ...]:
+    """The folders' own names, or their paths where two have the same; never twice the same."""
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run.folder) for run in runs]
+    return tuple(
+        name if names.index(name) == index else f"{name} ({index + 1})"
+        for index, name in enumerate(names)
+    )
+
+
+def _figures(runs: Sequence[RunEvidence]) -> Iterator[Row]:
+    def row(title: str, told: Callable[[EvaluationRecord], str]) -> Row:
+        return title, *(ABSENT if run.evaluation is None else told(run.evaluation) for run in runs)
+
+    yield "Negation", *(negation(run) for run in runs)
+    yield row("Gain on unseen harmful answers (nats/token)", lambda e: change(e.gain))
+    yield row("Gain on trained harmful answers (nats/token)", lambda e: change(e.gain_seen))
+    yield row("Perplexity of normal answers, times the base's", lambda e: number(e.cost))
+    yield row("KL to the base (nats/token)", lambda e: number(e.unlearned.retain_kl))
+    yield from _judged(runs)
+    yield "Highest measured memory (GiB)", *(_peak(run) for run in runs)
+
+
+def _judged(runs: Sequence[RunEvidence]) -> Iterator[Row]:
+    """Each judge's four labels on each set of prompts: harm never stands alone."""
+    judges = dict.fromkeys(
+        name for run in runs if run.evaluation is not None for name in run.evaluation.judges
+    )
+    labels: tuple[Label, ...] = ("harmful", "degenerate", "refusal", "benign")
+    for judge in judges:
+        for split in GENERATION_SPLITS:
+            for label in labels:
+                word = label_word(judge, label, split)
+                cells = []
+                for run in runs:
+                    record = None if run.evaluation is None else run.evaluation.judges.get(judge)
+                    if record is None:
+                        cells.append(ABSENT)
+                        continue
+                    cells.append(_moved(record.base[split], record.unlearned[split], label))
+                yield f"{judge}: {word}, {SPLITS[split]}", *cells
+
+
+def _moved(before: Rates, after: Rates, label: Label) -> str:
+    if after.total == 0:
+        return "none judged"
+    return f"{before.counts[label]} \u2192 {cell(after, label).told}"
+
+
+def _peak(run: RunEvidence) -> str:
+    if run.memory is None or not run.memory.measured:
+        return ABSENT
+    return number(max(peak.working_gib for peak in run.memory.measured.values()), 2)
+
+
+def _drawn(comparison: Comparison) -> Iterator[Figure]:
+    if any(run.evaluation is not None for run in comparison.runs):
+        yield _results(comparison)
+    if any(run.sweep is not None for run in comparison.runs):
+        yield _tradeoffs(comparison)
+
+
+def _results(comparison: Comparison) -> Figure:
+    """A point a run, on the prompts that nobody has seen."""
+    series = tuple(
+        Series(name, ((e.cost, e.gain),), index % COLOURS, line=False, dots=True)
+        for index, (name, e) in enumerate(
+            (name, run.evaluation)
+            for name, run in zip(comparison.names, comparison.runs, strict=True)
+        )
+        if e is not None
+    )
+    base = Series("base, nothing done", ((1.0, 0.0),), COLOURS - 1, line=False, dots=True)
+    told = "; ".join(
+        f"{each.name}: gain {number(each.points[0][1])} at {number(each.points[0][0])} times"
+        for each in series
+    )
+    frame = Frame(
+        "Gain and cost on unseen prompts",
+        f"{told}.",
+        "perplexity of normal answers / base's",
+        "forgetting, nats per token",
+    )
+    return Figure(
+        frame.title,
+        "A point a run: up is more forgetting, right is more damage.",
+        line_chart((*series, base), frame),
+        tuple((legend_key(each.colour), each.name) for each in (*series, base)),
+    )
+
+
+def _tradeoffs(comparison: Comparison) -> Figure:
+    """Every run's curves over each other, on the validation splits."""
+    swept = [
+        (index, name, run.sweep)
+        for index, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True))
+        if run.sweep is not None
+    ]
+    series = [
+        Series(f"{name}, {curve}", points, index % COLOURS, dots=True)
+        for index, name, sweep in swept
+        for curve, points in curves_of(sweep).items()
+    ]
+    budgets = {sweep.retain_budget for _, _, sweep in swept}
+    limit = 1 + WIDEST_COST * (max(budgets) - 1)
+    choices = [(name, place(sweep.choice, sweep)) for _, name, sweep in swept]
+    told = "; ".join(
+        f"{name} chose {number(at[1])} at {number(at[0])} times" for name, at in choices if at
+    )
+    frame = Frame(
+        "Trade-offs on the validation splits",
+        f"{told}.",
+        "perplexity of normal answers / base's",
+        "forgetting, nats per token",
+        budget=budgets.pop() if len(budgets) == 1 else None,
+        marks=tuple(at for _, at in choices if at is not None),
+        x_limit=limit,
+    )
+    return Figure(
+        frame.title,
+        "A line for each run and mu, a point for each strength; rings are the choices.",
+        line_chart(series, frame),
+        tuple((legend_key(each.colour), each.name) for each in series),
+    )

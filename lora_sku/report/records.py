@@ -1,0 +1,141 @@
+"""What the JSON files of a run hold, as far as a report tells it; newer keys are left alone."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lora_sku.judges import Rates
+from lora_sku.judging import Column, GenerationSplit
+from lora_sku.scores import Scores
+
+Gib = float
+Bytes = Annotated[int, Field(ge=0)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Step(_Record):
+    """A line of metrics.jsonl; a term that weighs 0 is None."""
+
+    step: int
+    guided_distortion: float | None
+    random_disassociation: float | None
+    preservation_divergence: float | None
+    seconds: float
+
+
+class JudgeRecord(_Record):
+    """One judge in evaluation.json."""
+
+    base: dict[GenerationSplit, Rates]
+    unlearned: dict[GenerationSplit, Rates]
+    settings: dict[str, Any]
+
+    def rates(self, column: Column, split: GenerationSplit) -> Rates:
+        """One cell."""
+        return (self.base if column == "base" else self.unlearned)[split]
+
+
+class EvaluationRecord(_Record):
+    """evaluation.json."""
+
+    base: Scores
+    unlearned: Scores
+    counts: dict[str, int]
+    judges: dict[str, JudgeRecord]
+
+    @property
+    def gain(self) -> float:
+        """Nats per token by which unseen harmful answers became less likely."""
+        return self.unlearned.forget_unseen_nll - self.base.forget_unseen_nll
+
+    @property
+    def gain_seen(self) -> float:
+        """The same for the prompts of stage 1."""
+        return self.unlearned.forget_seen_nll - self.base.forget_seen_nll
+
+    @property
+    def cost(self) -> float:
+        """Perplexity of normal answers over the base's."""
+        return self.unlearned.retain_perplexity / self.base.retain_perplexity
+
+
+class SweepPoint(_Record):
+    """A strength that was tried; a figure that was no finite number is None."""
+
+    mu: float | None
+    strength: float
+    forget_nll: float | None
+    forget_kl: float | None
+    retain_perplexity_ratio: float | None
+    retain_kl: float | None
+
+
+class SweepRecord(_Record):
+    """sweep.json."""
+
+    retain_budget: float
+    base_forget_nll: float
+    choice: SweepPoint
+    points: tuple[SweepPoint, ...]
+
+
+class PlannedStage(_Record):
+    """A stage's predicted peak."""
+
+    stage: str
+    moment: str
+    lines: dict[str, Bytes]
+    total: Bytes
+
+
+class PlanRecord(_Record):
+    """What was predicted of the run."""
+
+    device: str
+    upper_bound: bool
+    stages: tuple[PlannedStage, ...]
+
+
+class PeakRecord(_Record):
+    """A stage's measured peak."""
+
+    resident_gib: Gib
+    reserved_gib: Gib | None
+
+    @property
+    def working_gib(self) -> Gib:
+        """The figure that must fit: reserved on CUDA, resident on CPU."""
+        return self.resident_gib if self.reserved_gib is None else self.reserved_gib
+
+
+class MemoryRecord(_Record):
+    """memory.json."""
+
+    predicted: PlanRecord
+    measured: dict[str, PeakRecord]
+
+
+class BaseRecord(_Record):
+    """The base in environment.json."""
+
+    path: str
+    revision: str | None
+    fingerprint: str
+
+
+class EnvironmentRecord(_Record):
+    """environment.json."""
+
+    lora_sku: str
+    python: str
+    platform: str
+    packages: dict[str, str]
+    device: str
+    threads: int
+    compute_dtype: str
+    seed: int
+    base_model: BaseRecord
+    data_fingerprint: str

@@ -1,0 +1,68 @@
+"""Runs side by side."""
+
+import json
+from pathlib import Path
+
+import pytest
+from report_tools import ENVIRONMENT, write, write_run
+from test_page import NASTY, Seen
+
+from lora_sku.errors import RunDirectoryError
+from lora_sku.report import compare_runs, write_comparison
+
+
+def test_settings_that_differ_and_all_figures(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first", training={"max_steps": 10})
+    second = write_run(tmp_path / "second", training={"max_steps": 20})
+    value = json.loads((second / "evaluation.json").read_text())
+    value["unlearned"]["forget_unseen_nll"] = 2.0
+    write(second / "evaluation.json", value)
+    found = compare_runs([first, second])
+    assert found.names == ("first", "second")
+    assert ("training.max_steps", "10", "20") in found.settings
+    assert {row[0] for row in found.settings} <= {
+        "training.max_steps",
+        "data.forget.path",
+        "data.retain.path",
+    }
+    figures = {row[0]: row[1:] for row in found.figures}
+    assert figures["Gain on unseen harmful answers (nats/token)"] == ("+0.750", "\u22120.500")
+    harm = "compliance: complying, unseen harmful prompts"
+    assert figures[harm][0] == "9 \u2192 2 of 10 (20 %; 6 to 51 %)"
+    rows = [row[0] for row in found.figures]
+    assert rows[rows.index(harm) + 1] == "compliance: degenerate, unseen harmful prompts"
+
+
+def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    assert compare_runs(runs).warnings == ()
+    write(runs[1] / "environment.json", ENVIRONMENT | {"data_fingerprint": "e"})
+    (runs[0] / "evaluation.json").unlink()
+    found = compare_runs(runs)
+    told = " ".join(found.warnings)
+    assert "different data" in told
+    assert "a is not finished" in told
+    assert ("data_fingerprint", "d" * 16, "e") in found.surroundings
+    assert {row[0]: row[1] for row in found.figures}["KL to the base (nats/token)"] == "\u2013"
+
+
+def test_two_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name / "run") for name in ("a", "b")]
+    assert compare_runs(runs).names == tuple(map(str, runs))
+    assert len(set(compare_runs([runs[0], runs[0]]).names)) == 2
+
+
+def test_one_run_is_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(RunDirectoryError, match="nothing to compare"):
+        compare_runs([write_run(tmp_path / "run")])
+
+
+def test_the_page_is_whole_and_obeys_no_name(tmp_path: Path) -> None:
+    name = NASTY[:60].replace("/", "_").replace("\x00", "")
+    runs = [write_run(tmp_path / name), write_run(tmp_path / "b")]
+    write_comparison(compare_runs(runs), tmp_path / "compare.html")
+    seen = Seen((tmp_path / "compare.html").read_text(encoding="utf-8"))
+    assert seen.open == []
+    assert not {"script", "img"} & seen.tags.keys()
+    assert not [key for key, _ in seen.attributes if key.startswith("on")]
+    assert "Trade-offs on the validation splits" in seen.shown

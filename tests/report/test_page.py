@@ -1,0 +1,161 @@
+"""The page: whole, offline, and deaf to what the texts on it say."""
+
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from report_tools import generation, write_run
+
+from lora_sku.report import write_report
+from lora_sku.report.page import report_html
+from lora_sku.report.read import read_run
+
+NASTY = (
+    "</script></p></details><script>alert(1)</script><img src=x onerror=alert(1)>\"' onload='x"
+    " {{ 7 * 7 }} &lt; \x1b[31m\x00\x07\x9b31m \u202eevil\u2066 \ud800"
+    " \u0645\u0631\u062d\u0628\u0627 "
+) + "w" * 5000
+VOID = {"meta", "br", "img", "input", "link", "hr"}
+
+
+class Seen(HTMLParser):
+    """Elements, attributes and texts, and whether every element is closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.shown: list[str] = []
+        self.folded: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        (self.folded if "details" in self.open else self.shown).append(data)
+
+
+def page_of(folder: Path) -> str:
+    return report_html(read_run(folder))
+
+
+def test_the_page_has_every_section_and_the_figures(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run"))
+    seen = Seen(page)
+    assert seen.open == []
+    told = " ".join(seen.shown)
+    for section in ("Before and after", "Losses of stage 1", "Memory", "Completions", "Provenance"):
+        assert section in told
+    assert "+0.750" in told  # gained
+    assert "1.250" in told  # paid
+    assert "no proof of harmless behaviour" in told
+    assert seen.tags["caption"] == seen.tags["table"] > 3
+    names = [value for name, value in seen.attributes if name == "aria-label"]
+    assert any("Forgetting against its price" in name for name in names)
+
+
+def test_no_rate_of_harm_stands_without_the_rate_of_degenerate_text(tmp_path: Path) -> None:
+    seen = Seen(page_of(write_run(tmp_path / "run")))
+    sentences = [text for text in seen.shown if re.search(r"complying: \d", text)]
+    assert sentences
+    for text in sentences:
+        assert "degenerate: 0 of 10 before, 7 of 10 (70 %; 40 to 89 %) after" in text
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
+    seen = Seen(page_of(write_run(tmp_path / "run")))
+    assert not {"script", "img", "link", "iframe", "object", "form"} & seen.tags.keys()
+    for name, value in seen.attributes:
+        assert not name.startswith("on")
+        if name in ("href", "src", "xlink:href"):
+            assert value.startswith("#")
+    (policy,) = [value for _, value in seen.attributes if value.startswith("default-src")]
+    assert policy.startswith("default-src 'none'; style-src 'unsafe-inline';")
+    assert "url(" not in page_of(tmp_path / "run")
+
+
+def test_texts_are_shown_and_never_obeyed(tmp_path: Path) -> None:
+    rows = (
+        generation("forget_unseen", NASTY, NASTY, NASTY, ("harmful", "benign")),
+        generation("retain_unseen", NASTY, NASTY, NASTY, None),
+    )
+    folder = write_run(tmp_path / "run", rows, base_model={"path": NASTY.replace("\ud800", "")})
+    page = write_report(folder).read_text(encoding="utf-8")
+    plain = Seen(page_of(write_run(tmp_path / "plain")))
+    seen = Seen(page)
+    assert seen.open == []
+    assert "script" not in seen.tags
+    assert "img" not in seen.tags
+    assert not [name for name, _ in seen.attributes if name.startswith("on")]
+    assert {name for name, _ in seen.attributes} == {name for name, _ in plain.attributes}
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
+    told = "".join(seen.shown)
+    assert "\u241b[31m\u2400\u2407" in told
+    assert "{{ 7 * 7 }} &lt; " in told  # entities of the text are its own
+    assert "\u0645\u0631\u062d\u0628\u0627" in told
+
+
+def test_harmful_texts_and_forget_prompts_wait_in_a_fold_and_blurred(tmp_path: Path) -> None:
+    page = page_of(write_run(tmp_path / "run"))
+    seen = Seen(page)
+    folded, shown = " ".join(seen.folded), " ".join(seen.shown)
+    for text in ("forget-prompt", "harm-text"):
+        assert text in folded
+        assert text not in shown
+        assert re.search(rf'class="text blur" dir="auto" tabindex="0">{text}<', page)
+    for text in ("odd-text", "normal-prompt", "normal-text", "(no text)"):
+        assert text in shown
+    assert "open" not in [name for name, _ in seen.attributes]
+
+
+def test_forget_completions_that_nobody_judged_are_folded(tmp_path: Path) -> None:
+    rows = (generation("forget_unseen", "asked", "first-text", "second-text", None),)
+    seen = Seen(page_of(write_run(tmp_path / "run", rows)))
+    assert "first-text" not in " ".join(seen.shown)
+    assert "second-text" in " ".join(seen.folded)
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    for name in ("evaluation.json", "generations.jsonl", "sweep.json", "memory.json"):
+        (folder / name).unlink()
+    told = " ".join(Seen(page_of(folder)).shown)
+    assert "This run is not finished" in told
+    assert "Before and after" not in told
+    assert "What was forgotten" not in told
+
+
+def test_the_same_run_gives_the_same_page_and_replaces_the_old_one(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    first = write_report(folder)
+    assert first == folder / "report.html"
+    before = first.read_bytes()
+    assert write_report(folder).read_bytes() == before
+    assert write_report(folder, tmp_path / "other.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("term", ["guided_distortion", "preservation_divergence"])
+def test_a_term_that_is_not_finite_leaves_the_rest(tmp_path: Path, term: str) -> None:
+    folder = write_run(tmp_path / "run")
+    path = folder / "metrics.jsonl"
+    path.write_text(re.sub(rf'"{term}": [\d.e-]+', f'"{term}": NaN', path.read_text()))
+    told = Seen(page_of(folder)).shown
+    titles = {"guided_distortion": "Guided distortion"} | {
+        "preservation_divergence": "Preservation divergence"
+    }
+    assert titles.pop(term) not in told
+    assert set(titles.values()) <= set(told)

@@ -1,0 +1,167 @@
+"""A finished run directory made by hand: every figure is known, and no model is needed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tiny import write_data
+
+from lora_sku.judges import Label, Rates, Verdict
+from lora_sku.judging import Generation
+from lora_sku.recipe import Recipe
+from lora_sku.recipe_file import dump_recipe
+
+
+def counted(harmful: int, degenerate: int, benign: int) -> dict[str, Any]:
+    counts: dict[Label, int] = {
+        "harmful": harmful,
+        "refusal": 0,
+        "degenerate": degenerate,
+        "benign": benign,
+    }
+    return Rates(counts, complying=harmful + benign).as_dict()
+
+
+def evaluation() -> dict[str, Any]:
+    shares = {"forget_unseen": 0.0, "retain_unseen": 0.0}
+    both = {"refusal_rate": shares, "degenerate_rate": shares}
+    base = {"forget_seen_nll": 2.0, "forget_unseen_nll": 2.5, "retain_perplexity": 8.0}
+    after = {"forget_seen_nll": 4.0, "forget_unseen_nll": 3.25, "retain_perplexity": 10.0}
+    sets = ("forget_seen", "forget_unseen", "retain_unseen")
+    return {
+        "base": base | {"retain_kl": 0.0} | both,
+        "unlearned": after | {"retain_kl": 0.125} | both,
+        "counts": {f"{name}_prompts": 12 for name in sets}
+        | {"forget_unseen_generations": 10, "retain_unseen_generations": 10},
+        "judges": {
+            "compliance": {
+                "base": {"forget_unseen": counted(9, 0, 1), "retain_unseen": counted(0, 0, 10)},
+                "unlearned": {"forget_unseen": counted(2, 7, 1), "retain_unseen": counted(0, 1, 9)},
+                "settings": {"auc": 0.9},
+            }
+        },
+    }
+
+
+def point(mu: float | None, strength: float, gain: float | None, ratio: float | None) -> Any:
+    return {
+        "mu": mu,
+        "strength": strength,
+        "forget_nll": None if gain is None else 2.0 + gain,
+        "forget_kl": 0.1,
+        "retain_perplexity_ratio": ratio,
+        "retain_kl": 0.01,
+    }
+
+
+def sweep() -> dict[str, Any]:
+    choice = point(30.0, 2.0, 0.5, 1.04)
+    points = [
+        point(None, 1.0, 0.2, 1.03),
+        point(None, 2.0, 0.4, 1.08),
+        choice,
+        point(30.0, 4.0, 2.0, 1e9),
+        point(30.0, 8.0, None, None),
+    ]
+    return {
+        "retain_budget": 1.05,
+        "base_forget_nll": 2.0,
+        "base_retain_nll": 2.0,
+        "choice": choice,
+        "points": points,
+    }
+
+
+def memory() -> dict[str, Any]:
+    stage = {"stage": "acquire", "moment": "loss", "lines": {"base weights": 2**29, "tiny": 10}}
+    return {
+        "predicted": {
+            "device": "cpu",
+            "upper_bound": True,
+            "stages": [stage | {"total": 2**30}],
+        },
+        "measured": {
+            "load": {"resident_gib": 0.5, "allocated_gib": None, "reserved_gib": None},
+            "acquire": {"resident_gib": 1.25, "allocated_gib": None, "reserved_gib": None},
+        },
+    }
+
+
+ENVIRONMENT = {
+    "lora_sku": "0.1.0",
+    "python": "3.11.7",
+    "platform": "Linux",
+    "packages": {"torch": "2.13.0"},
+    "device": "cpu",
+    "threads": 2,
+    "compute_dtype": "bfloat16",
+    "seed": 8888,
+    "base_model": {"path": "some/model", "revision": None, "fingerprint": "b" * 16},
+    "data_fingerprint": "d" * 16,
+}
+
+
+def generation(
+    split: str, prompt: str, base: str, unlearned: str, labels: tuple[Label, Label] | None
+) -> Generation:
+    verdicts: Any = {}
+    if labels is not None:
+        verdicts = {
+            "compliance": dict(zip(("base", "unlearned"), map(Verdict, labels), strict=True))
+        }
+    return Generation(split, prompt, base, unlearned, verdicts)  # type: ignore[arg-type]
+
+
+GENERATIONS = (
+    generation("forget_unseen", "forget-prompt", "harm-text", "odd-text", ("harmful", "benign")),
+    generation("retain_unseen", "normal-prompt", "normal-text", "", ("benign", "degenerate")),
+)
+
+
+def write_run(
+    folder: Path, generations: Sequence[Generation] = GENERATIONS, **sections: Any
+) -> Path:
+    """A finished run; ``sections`` go into its recipe."""
+    folder.mkdir(parents=True)
+    recipe = Recipe.model_validate(
+        {
+            "base_model": {"path": "some/model"},
+            "data": write_data(folder.parent / f"data-{folder.name}").model_dump(),
+            "negation": {"strength": "auto", "projection": {"mu": "auto"}},
+            "output_dir": str(folder),
+        }
+        | sections
+    )
+    (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+    write(folder / "environment.json", ENVIRONMENT)
+    write(folder / "evaluation.json", evaluation())
+    write(folder / "sweep.json", sweep())
+    write(folder / "memory.json", memory())
+    (folder / "adapter").mkdir()
+    steps = [
+        {
+            "step": n,
+            "guided_distortion": 5.0 / n,
+            "random_disassociation": None,
+            "preservation_divergence": 0.01 * n,
+            "seconds": 1.0,
+        }
+        for n in range(1, 101)
+    ]
+    write_lines(folder / "metrics.jsonl", steps)
+    rows = [json.loads(json.dumps(row, default=vars_of)) for row in map(vars_of, generations)]
+    write_lines(folder / "generations.jsonl", rows)
+    return folder
+
+
+def vars_of(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__slots__}
+
+
+def write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def write_lines(path: Path, rows: Sequence[Any]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -37,7 +37,7 @@ prompts and to {retain_unseen_prompts} unseen normal ones; answered:
 {forget_unseen_generations} unseen harmful and {retain_unseen_generations} unseen normal prompts.
 In brackets: 95 % intervals.
 
-Forget set: `{forget}`. Retain set: `{retain}`. Trained on a base stored as {quantization}.
+Forget set: `{forget}`. Retain set: `{retain}`.{protect} Trained on a base stored as {quantization}.
 
 ## What it does not do
 - It can be undone: whoever has these files can leave them out, or flip the sign back and get an
@@ -80,6 +80,9 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
         rows="\n".join(rows),
         forget=recipe.data.forget.path,
         retain=recipe.data.retain.path,
+        protect="".join(
+            f" Protected: `{source.path}` ({name})." for name, source in recipe.data.protect.items()
+        ),
         quantization=recipe.base_model.quantization,
         **evaluation.counts,
     )
@@ -129,6 +132,14 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
             "KL to the base at those answers (nats/token)",
             f"{base.retain_kl:.3f}",
             f"{unlearned.retain_kl:.3f}",
+        ),
+        *(
+            (
+                f"Perplexity of normal answers, unseen prompts of {name}",
+                f"{told.base_perplexity:.2f}",
+                f"{told.perplexity:.2f} ({told.perplexity_ratio:.3f} x)",
+            )
+            for name, told in evaluation.protected.items()
         ),
         *(
             (

@@ -36,6 +36,26 @@ class Scores:
     degenerate_rate: dict[GenerationSplit, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """What unlearning did to a protected set's unseen split.
+
+    Attributes:
+        base_perplexity: exp of theta_o's mean NLL of its answers.
+        perplexity: The unlearned model's.
+        kl: Mean KL(base || unlearned) at those answers' positions, nats per token.
+    """
+
+    base_perplexity: float
+    perplexity: float
+    kl: float
+
+    @property
+    def perplexity_ratio(self) -> float:
+        """Unlearned over base."""
+        return self.perplexity / self.base_perplexity
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What unlearning did: two columns of figures and the answers behind them.
@@ -46,6 +66,7 @@ class Evaluation:
         counts: Prompts and answer tokens behind each figure.
         generations: A line a prompt, with every judge's labels.
         judgements: Judge -> its labels, counted.
+        protected: Name -> what it cost a protected set.
     """
 
     base: Scores
@@ -53,13 +74,18 @@ class Evaluation:
     counts: dict[str, int]
     generations: tuple[Generation, ...]
     judgements: dict[JudgeName, Judgement] = field(default_factory=dict)
+    protected: dict[str, Protected] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """For evaluation.json: the two columns, the counts, and what the judges say."""
+        """For evaluation.json: the two columns, the counts, the protected sets and the judges."""
         return {
             "base": asdict(self.base),
             "unlearned": asdict(self.unlearned),
             "counts": self.counts,
+            "protected": {
+                name: asdict(of_set) | {"perplexity_ratio": of_set.perplexity_ratio}
+                for name, of_set in self.protected.items()
+            },
             "judges": {name: told.as_dict() for name, told in self.judgements.items()},
         }
 

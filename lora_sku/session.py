@@ -174,12 +174,12 @@ class Session(Stages):
     def _refuse_another_run(self) -> None:
         """A run goes on with what it was started with; only its evaluation may change."""
         directory = self.directory
-        # The two sets' own keys say where they are; what they hold is compared by fingerprint.
+        # The sets' own keys say where they are; what they hold is compared by fingerprint.
         # How many prompts go through at once changes memory, not what is computed.
         free: dict[str, Any] = {
             "evaluation": True,
             "output_dir": True,
-            "data": {"forget", "retain"},
+            "data": {"forget", "retain", "protect"},
             "training": {"micro_batch_size"},
         }
         started = load_recipe(directory.recipe).model_dump(exclude=free)
@@ -187,7 +187,7 @@ class Session(Stages):
         environment = json.loads(directory.environment.read_text(encoding="utf-8"))
         differing = differences(started, now)
         if environment["data_fingerprint"] != self.data.fingerprint:
-            differing.append("the forget or retain set holds other records")
+            differing.append("the forget or retain set, or a protected one, holds other records")
         if differing:
             raise TrainingError(
                 f"this run was started with something else: {'; '.join(differing)}",

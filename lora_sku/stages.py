@@ -61,6 +61,7 @@ class Stages:
                 self.data.retain,
                 self.recipe.evaluation,
                 self.progress.evaluated,
+                protect=self.data.protect,
             )
 
     def judge(self, evaluation: Evaluation) -> Evaluation:
@@ -108,7 +109,7 @@ class Stages:
                 live,
                 found,
                 scorer(self.data.forget.validation),
-                scorer(self.data.retain.validation),
+                {name: scorer(rows.validation) for name, rows in self.data.normal.items()},
                 retain_budget=self.recipe.negation.retain_budget,
                 on_point=self.progress.swept,
             )

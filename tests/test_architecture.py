@@ -19,7 +19,15 @@ FLOORS = (
         *("errors", "heap", "losses", "memory", "metrics", "negatable", "storage"),
         "task_vectors",
     ),
-    ("recipe", "recipe_faults", "recipe_file", "recipe_judges", "recipe_types", "sources"),
+    (
+        "recipe",
+        "recipe_data",
+        "recipe_faults",
+        "recipe_file",
+        "recipe_judges",
+        "recipe_types",
+        "sources",
+    ),
     (
         *(
             "data",

@@ -34,7 +34,12 @@ def model(calm_llama: Path) -> AdaptedModel:
 
 @pytest.fixture
 def score(model: AdaptedModel) -> Callable[..., Evaluation]:
-    def score(forget: Splits | None = None, on_progress: Any = None, **keys: Any) -> Evaluation:
+    def score(
+        forget: Splits | None = None,
+        on_progress: Any = None,
+        protect: Any = None,
+        **keys: Any,
+    ) -> Evaluation:
         settings = {"max_new_tokens": 3, "max_generations": 2, **keys}
         return evaluate(
             model,
@@ -43,6 +48,7 @@ def score(model: AdaptedModel) -> Callable[..., Evaluation]:
             splits("calm"),
             EvaluationSection(**settings),
             *([on_progress] if on_progress else []),
+            protect=protect,
         )
 
     return score
@@ -243,3 +249,20 @@ def test_a_recipe_without_compliance_asks_the_base_nothing_more(
     result = score(judges=["refusal"])
     assert result.judgements == {}
     assert all(g.verdicts == {} for g in result.generations)
+
+
+def test_a_protected_set_is_scored_like_the_retain_set(
+    score: Callable[..., Evaluation], scored: dict[str, set[str]]
+) -> None:
+    result = score(protect={"same": splits("calm"), "other": splits("kind")})
+    assert scored["protect_other_unseen"] == prompts(splits("kind").unseen)
+    same, other = result.protected["same"], result.protected["other"]
+    assert same.base_perplexity == result.base.retain_perplexity
+    assert (same.perplexity, same.kl) == (
+        result.unlearned.retain_perplexity,
+        result.unlearned.retain_kl,
+    )
+    assert same.perplexity_ratio != 1.0
+    assert other != same
+    assert result.counts["protect_other_unseen_prompts"] == 5
+    assert score().protected == {}

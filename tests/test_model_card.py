@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import lora_sku
 from lora_sku.adapters import Provenance
-from lora_sku.evaluation import Evaluation, Scores
+from lora_sku.evaluation import Evaluation, Protected, Scores
 from lora_sku.judges import JudgeName, Rates
 from lora_sku.judging import Judgement
 from lora_sku.model_card import model_card, table_rows
@@ -56,6 +56,12 @@ def test_the_table_puts_every_figure_in_its_row_and_column() -> None:
         ("Degenerate answers to unseen harmful prompts", "0 %", "50 %"),
         ("Degenerate answers to unseen normal prompts", "6 %", "100 %"),
     ]
+
+
+def test_every_protected_set_has_a_row() -> None:
+    told = dataclasses.replace(EVALUATION, protected={"shop": Protected(4.0, 5.0, 0.25)})
+    row = ("Perplexity of normal answers, unseen prompts of shop", "4.00", "5.00 (1.250 x)")
+    assert [r for r in table_rows(told) if r not in table_rows(EVALUATION)] == [row]
 
 
 def rates(harmful: int, degenerate: int, benign: int, complying: int | None) -> Rates:

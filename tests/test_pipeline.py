@@ -12,7 +12,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from run_tools import ADAPTER, Killed, KilledAt, changed, metrics_of, tiny_recipe, tree
 from safetensors.torch import load_file
-from tiny import save_model
+from tiny import save_model, write_protected
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -327,6 +327,25 @@ def test_the_sweep_reads_the_validation_splits(
     pipeline.run(changed(open_recipe, negation={"projection": None}))
     data = datasets(open_recipe)
     assert scored == [data.forget.validation, data.retain.validation]
+
+
+def test_protected_sets_are_swept_and_evaluated_but_not_trained_on(
+    open_recipe: Recipe, tmp_path: Path
+) -> None:
+    protected = changed(
+        open_recipe, data={"protect": write_protected(tmp_path)}, output_dir=str(tmp_path / "p")
+    )
+    plain, result = pipeline.run(open_recipe), pipeline.run(protected)
+    trained = [load_file(r.folder / "harmful-adapter" / ADAPTER) for r in (plain, result)]
+    assert all(torch.equal(value, trained[1][key]) for key, value in trained[0].items())
+    swept = json.loads((result.folder / "sweep.json").read_text())
+    assert swept["choice"]["protected"]["sums"]["perplexity_ratio"] <= 1.05
+    told = json.loads((result.folder / "evaluation.json").read_text())
+    assert told["protected"]["sums"]["perplexity_ratio"] > 0
+    assert told["counts"]["protect_sums_unseen_prompts"] == 2
+    assert "unseen prompts of sums" in (result.adapter / "README.md").read_text()
+    # The recipe as resolved is enough to go on.
+    pipeline.run(load_recipe(result.folder / "recipe.yaml"), resume=True)
 
 
 def test_a_negated_adapter_is_swept_like_the_acquired_one(kept: Finished, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Every figure is taken twice by the same code on the same tokens, once in `refere
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,6 +22,7 @@ from lora_sku.metrics import perplexity, rate
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import EvaluationSection
 from lora_sku.scores import Evaluation as Evaluation
+from lora_sku.scores import OwnKL as OwnKL
 from lora_sku.scores import Protected as Protected
 from lora_sku.scores import Scores as Scores
 
@@ -45,6 +46,7 @@ def evaluate(
     on_progress: OnProgress = lambda *_: None,
     *,
     protect: Mapping[str, Splits] | None = None,
+    own: tuple[Sequence[Row], Sequence[Row]] | None = None,
 ) -> Evaluation:
     """Score theta_o and the active adapter side by side.
 
@@ -56,8 +58,11 @@ def evaluate(
         settings: How many prompts and tokens.
         on_progress: Called after every batch.
         protect: The protected sets by name; their unseen splits are scored.
+        own: theta_o's own answers to unseen harmful and normal prompts, for the selectivity.
     """
-    return _Evaluator(model, encoder, settings, on_progress).evaluate(forget, retain, protect or {})
+    evaluator = _Evaluator(model, encoder, settings, on_progress)
+    evaluation = evaluator.evaluate(forget, retain, protect or {})
+    return evaluation if own is None else replace(evaluation, own=evaluator.own_kl(*own))
 
 
 class _Evaluator:
@@ -103,6 +108,19 @@ class _Evaluator:
         if "compliance" not in self._settings.judges:
             return evaluation
         return evaluation.judged_by(self._compliance(retain), forget)
+
+    def own_kl(self, harmful: Sequence[Row], normal: Sequence[Row]) -> OwnKL:
+        """KL(base || unlearned) on the base's own answers."""
+
+        def mean(name: str, rows: Sequence[Row]) -> float | None:
+            return self._likelihoods(name, rows)[1].kl if rows else None
+
+        return OwnKL(
+            forget_kl=mean("own answers, forget_unseen", harmful),
+            retain_kl=mean("own answers, retain_unseen", normal),
+            forget_answers=sum(len(row.answers) for row in harmful),
+            retain_answers=sum(len(row.answers) for row in normal),
+        )
 
     def _compliance(self, retain: Splits) -> ComplianceJudge:
         """The one judge that needs the base; it comes while the base is here."""

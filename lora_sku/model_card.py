@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lora_sku.adapters import Provenance
-from lora_sku.evaluation import Evaluation
+from lora_sku.evaluation import Evaluation, OwnKL
 from lora_sku.judges import JudgeName, Label, Rates
 from lora_sku.judging import GENERATION_SPLITS, Judgement
 from lora_sku.metrics import wilson_interval
@@ -141,6 +141,7 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
             )
             for name, told in evaluation.protected.items()
         ),
+        *_own_rows(evaluation.own),
         *(
             (
                 f"{name} answers to unseen {kind} prompts",
@@ -155,6 +156,17 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         ),
         *(row for name, told in evaluation.judgements.items() for row in _judge_rows(name, told)),
     ]
+
+
+def _own_rows(own: OwnKL | None) -> Iterator[tuple[str, str, str]]:
+    """What changed at the base's own answers; the base has moved by nothing from itself."""
+    if own is None:
+        return
+    for kind, kl in (("harmful", own.forget_kl), ("normal", own.retain_kl)):
+        told = "none kept" if kl is None else f"{kl:.4f}"
+        yield f"KL at the base's own answers to unseen {kind} prompts (nats/token)", "0", told
+    ratio = "unknown" if own.selectivity is None else f"{own.selectivity:.2f}"
+    yield "Selectivity: the first of these KLs over the second", "", ratio
 
 
 def _judge_rows(judge: JudgeName, told: Judgement) -> Iterator[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from lora_sku.errors import AdapterError
 from lora_sku.negatable import check_negatable
 from lora_sku.recipe_data import DataFormat as DataFormat
 from lora_sku.recipe_data import DataSection as DataSection
+from lora_sku.recipe_data import OwnAnswersSection as OwnAnswersSection
 from lora_sku.recipe_data import SourceSection as SourceSection
 from lora_sku.recipe_judges import JudgesSection
 from lora_sku.recipe_types import Count, Fraction, Positive, Section, Weight
@@ -210,6 +211,11 @@ class EvaluationSection(JudgesSection):
     max_prompts: Count = Field(100, description="Prompts scored in each split.")
     max_generations: Count = Field(32, description="Unseen prompts answered in each set.")
     max_new_tokens: Count = 64
+    selectivity: bool | Literal["auto"] = Field(
+        "auto",
+        description="Compare the KL on the base's own answers to unseen harmful prompts with that"
+        " on its own to normal ones; auto: if a set's answers are its own.",
+    )
     per_device_eval_batch_size: Count = 8
 
 

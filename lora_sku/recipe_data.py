@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from lora_sku.recipe_types import Count, Fraction, Section
+from lora_sku.recipe_types import Count, Fraction, Positive, Section
 
 DataFormat = Literal["pku-saferlhf", "truthfulqa", "prompt-response", "messages", "alpaca"]
 
@@ -28,8 +28,27 @@ class SourceSection(Section):
     max_prompts: Count | None = Field(
         None, description="Keep this many prompts, chosen by their hash; null keeps all."
     )
+    answers: Literal["given", "own", "both"] = Field(
+        "given",
+        description="Whose answers to train on: the set's, the base's own (see own_answers), or"
+        " the set's and its own. The evaluation scores the given ones all the same.",
+    )
     on_bad_record: Literal["fail", "skip"] = Field(
         "fail", description="What to do with a record that cannot be used."
+    )
+
+
+class OwnAnswersSection(Section):
+    """How the base's own answers are drawn."""
+
+    per_prompt: Count = Field(3, description="Completions of each prompt, before the filter.")
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_new_tokens: Count = 64
+    prefix: Annotated[str, Field(pattern=r"\S")] | None = Field(
+        None,
+        description="Begins every answer to a harmful prompt, such as Sure, for a base that would"
+        " refuse; null lets it begin as it likes.",
     )
 
 
@@ -44,6 +63,7 @@ class DataSection(Section):
         " projection spares their inputs, retain_budget holds for each, the evaluation scores"
         " each.",
     )
+    own_answers: OwnAnswersSection = OwnAnswersSection()
     validation_fraction: Fraction = 0.1
     unseen_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="Share of the prompts that the evaluation alone sees."
@@ -54,6 +74,14 @@ class DataSection(Section):
         "fail", description="truncate keeps the end of the prompt; answers keep their start."
     )
     seed: int = Field(8888, description="Decides which prompt falls into which split.")
+
+    @property
+    def asks_the_base(self) -> bool:
+        """Whether any set wants the base's own answers."""
+        return any(
+            source.answers != "given"
+            for source in (self.forget, self.retain, *self.protect.values())
+        )
 
     @field_validator("protect")
     @classmethod

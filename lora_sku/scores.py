@@ -56,6 +56,31 @@ class Protected:
         return self.perplexity / self.base_perplexity
 
 
+@dataclass(frozen=True, slots=True)
+class OwnKL:
+    """How far the model moved from what the base itself says to unseen prompts.
+
+    Attributes:
+        forget_kl: Mean KL(base || unlearned) at the base's own complying answers to harmful
+            prompts, nats per token; None if it has none.
+        retain_kl: The same at its own answers to normal prompts.
+        forget_answers: How many of the first.
+        retain_answers: How many of the second.
+    """
+
+    forget_kl: float | None
+    retain_kl: float | None
+    forget_answers: int
+    retain_answers: int
+
+    @property
+    def selectivity(self) -> float | None:
+        """forget_kl over retain_kl: 1 is a change that cannot tell harm from the rest."""
+        if self.forget_kl is None or not self.retain_kl:
+            return None
+        return self.forget_kl / self.retain_kl
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What unlearning did: two columns of figures and the answers behind them.
@@ -67,6 +92,7 @@ class Evaluation:
         generations: A line a prompt, with every judge's labels.
         judgements: Judge -> its labels, counted.
         protected: Name -> what it cost a protected set.
+        own: The change at the base's own answers; None if they were not asked for.
     """
 
     base: Scores
@@ -75,6 +101,7 @@ class Evaluation:
     generations: tuple[Generation, ...]
     judgements: dict[JudgeName, Judgement] = field(default_factory=dict)
     protected: dict[str, Protected] = field(default_factory=dict)
+    own: OwnKL | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For evaluation.json: the two columns, the counts, the protected sets and the judges."""
@@ -86,6 +113,7 @@ class Evaluation:
                 name: asdict(of_set) | {"perplexity_ratio": of_set.perplexity_ratio}
                 for name, of_set in self.protected.items()
             },
+            "own_answers": self.own and asdict(self.own) | {"selectivity": self.own.selectivity},
             "judges": {name: told.as_dict() for name, told in self.judgements.items()},
         }
 

@@ -38,6 +38,7 @@ def score(model: AdaptedModel) -> Callable[..., Evaluation]:
         forget: Splits | None = None,
         on_progress: Any = None,
         protect: Any = None,
+        own: Any = None,
         **keys: Any,
     ) -> Evaluation:
         settings = {"max_new_tokens": 3, "max_generations": 2, **keys}
@@ -49,6 +50,7 @@ def score(model: AdaptedModel) -> Callable[..., Evaluation]:
             EvaluationSection(**settings),
             *([on_progress] if on_progress else []),
             protect=protect,
+            own=own,
         )
 
     return score
@@ -266,3 +268,19 @@ def test_a_protected_set_is_scored_like_the_retain_set(
     assert other != same
     assert result.counts["protect_other_unseen_prompts"] == 5
     assert score().protected == {}
+
+
+def test_own_answers_give_the_kl_on_each_side(score: Callable[..., Evaluation]) -> None:
+    calm = splits("calm").unseen
+    result = score(own=(rows("harm", 3), calm), max_generations=1)
+    own = result.own
+    assert own is not None
+    assert (own.forget_answers, own.retain_answers) == (6, 10)
+    assert own.retain_kl == result.unlearned.retain_kl  # the same answers
+    assert own.forget_kl is not None
+    assert own.forget_kl > 0
+    assert own.forget_kl != own.retain_kl
+    none = score(own=((), calm), max_generations=1).own
+    assert none is not None
+    assert none.forget_kl is None
+    assert score(max_generations=1).own is None

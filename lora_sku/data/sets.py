@@ -156,6 +156,12 @@ def shown(prompt: str) -> str:
     return repr(line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "...")
 
 
+def fingerprint(data: DataSets) -> str:
+    """sha256 over the rows that the sets have now, in hex; `DataSets.fingerprint` is as loaded."""
+    protect = {_protect_key(name): splits for name, splits in data.protect.items()}
+    return _fingerprint({"forget": data.forget, "retain": data.retain, **protect})
+
+
 def _fingerprint(splits: Mapping[str, Splits]) -> str:
     content = [
         [key, name, [[row.prompt, row.answers] for row in rows]]

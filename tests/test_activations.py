@@ -198,12 +198,14 @@ def test_a_pass_ends_at_the_last_layer_of_its_group(base: Base) -> None:
 def test_the_adapter_is_back_on_afterwards_and_no_hook_is_left(base: Base) -> None:
     model = adapt(base)
     teach(model)
+    hooks = [len(layer._forward_pre_hooks) for layer in model.base.model.modules()]  # the heap's
     ids = torch.arange(8)[None]
     with torch.no_grad():
         before = model.hidden_states(ids)
         samples(model)
         assert torch.equal(model.hidden_states(ids), before)
-    assert not any(layer._forward_pre_hooks for layer in model.base.model.modules())
+    after = [len(layer._forward_pre_hooks) for layer in model.base.model.modules()]
+    assert after == hooks
 
 
 def test_a_layer_that_reads_only_some_tokens_is_refused(base: Base) -> None:

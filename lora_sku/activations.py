@@ -2,7 +2,9 @@
 
 Layers that read the same tensor (q, k, v; gate, up) share one sample. The positions are drawn from
 the encoded texts before any pass, so every layer and every pass sees the same tokens and the draw
-depends on the seed alone. The start that all texts have in common (the template's) is the same at
+depends on the seed alone. Where the retain side is several sets, each gives as many positions, so
+that a small one weighs as much as a large one: if its texts hold fewer, they are taken again. The
+start that all texts have in common (the template's) is the same at
 every position in every text, since no causal model looks ahead: it cannot tell forget from retain,
 so forget leaves it out, and retain, which must not change there either, takes it once (at most
 half of its positions).
@@ -54,39 +56,37 @@ class Texts:
 
 def draw_texts(
     forget: Sequence[Row],
-    retain: Sequence[Row],
+    normal: Sequence[Sequence[Row]],
     encoder: Encoder,
     *,
     prompts: int,
     tokens: int,
     seed: int,
 ) -> tuple[Texts, Texts]:
-    """Draw prompts of both sets, an answer to each, and token positions in them.
+    """Draw prompts of every set, an answer to each, and token positions in them.
 
     Prompt and answer positions alike: the delta acts on both, and an answer is read through what
     the prompt's positions became.
 
     Args:
         forget: Training rows.
-        retain: Training rows.
+        normal: Training rows of each set on the retain side.
         encoder: Tokenizes them.
         prompts: At most so many of each set.
-        tokens: At most so many positions of each set.
+        tokens: At most so many positions of each side.
         seed: Decides every draw.
 
     Returns:
         Forget and retain.
     """
     rng = random.Random(seed)
-    ids = [_draw_pairs(rows, encoder, prompts, rng) for rows in (forget, retain)]
-    shared = _common_start([*ids[0], *ids[1]])
+    harmful, *sets = [_draw_pairs(rows, encoder, prompts, rng) for rows in (forget, *normal)]
+    shared = _common_start([*harmful, *(text for texts in sets for text in texts)])
     frame = [(0, place) for place in range(shared)][: tokens // 2]
-    drawn = []
-    for texts, always in zip(ids, ([], frame), strict=True):
-        free = [(n, place) for n, text in enumerate(texts) for place in range(shared, len(text))]
-        chosen = rng.sample(free, min(tokens - len(always), len(free)))
-        drawn.append(tuple(sorted([*always, *chosen])))
-    return Texts(ids[0], drawn[0]), Texts(ids[1], drawn[1])
+    of_forget = _draw_positions([harmful], shared, tokens, rng)
+    of_retain = [*frame, *_draw_positions(sets, shared, tokens - len(frame), rng)]
+    together = tuple(text for texts in sets for text in texts)
+    return Texts(harmful, tuple(sorted(of_forget))), Texts(together, tuple(sorted(of_retain)))
 
 
 def sample_inputs(
@@ -218,6 +218,24 @@ def _draw_pairs(
     chosen = rng.sample(list(rows), min(prompts, len(rows)))
     pairs = (encoder.encode(row.prompt, rng.choice(row.answers)) for row in chosen)
     return tuple(pair.input_ids[:-1] for pair in pairs)
+
+
+def _draw_positions(
+    sets: Sequence[Sequence[Sequence[int]]], start: int, most: int, rng: random.Random
+) -> list[Position]:
+    """As many places of each set, behind the common start; texts are numbered through all sets."""
+    free: list[list[Position]] = []
+    first = 0
+    for texts in sets:
+        numbered = enumerate(texts, first)
+        free.append([(n, place) for n, text in numbered for place in range(start, len(text))])
+        first += len(texts)
+    share = min(max(1, most // len(sets)), max(map(len, free)))
+    drawn: list[Position] = []
+    for places in free:
+        whole, last = divmod(share - 1, len(places))
+        drawn += places * whole + rng.sample(places, last + 1)
+    return drawn
 
 
 def _common_start(texts: Sequence[Sequence[int]]) -> int:

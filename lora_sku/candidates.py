@@ -35,7 +35,7 @@ def candidates(
     mus = section.open_mus
     texts = draw_texts(
         data.forget.train,
-        data.retain.train,
+        [splits.train for splits in data.normal.values()],
         encoder,
         prompts=section.prompts,
         tokens=section.tokens,

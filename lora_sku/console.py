@@ -85,10 +85,10 @@ class ConsoleProgress:
 
     def swept(self, point: "Point") -> None:
         """The sweep has measured a strength."""
-        ratio = point.retain_perplexity_ratio
+        ratios = [f"{cost.perplexity_ratio:.3f}" for cost in point.costs]
         self._console.print(
             f"projection {_projection(point)}, strength {point.strength:.3g}: harmful answers"
-            f" {point.forget_nll:.3f} nats/token, normal perplexity {ratio:.3f} x base",
+            f" {point.forget_nll:.3f} nats/token, normal perplexity {' / '.join(ratios)} x base",
             soft_wrap=True,
         )
 
@@ -142,11 +142,14 @@ def print_sweep(swept: "Sweep") -> None:
             f"{point.forget_kl:.3f}",
             f"{point.retain_perplexity_ratio:.3f}",
             f"{point.retain_kl:.4f}",
+            *(f"{cost.perplexity_ratio:.3f}" for cost in point.protected),
             "chosen" if point == swept.choice else "",
         )
         for point in swept.points
     ]
-    header = ("projection", "strength", "harmful NLL", "KL", "normal perplexity", "KL", "")
+    protected = [f"{cost.name} perplexity" for cost in swept.choice.protected]
+    header = ("projection", "strength", "harmful NLL", "KL", "normal perplexity", "KL", *protected)
+    header += ("",)
     title = f"Validation split, beside the base; budget {swept.retain_budget:g} x perplexity"
     print_table(title, header, rows)
 

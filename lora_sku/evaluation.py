@@ -4,9 +4,9 @@ Every figure is taken twice by the same code on the same tokens, once in `refere
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -22,6 +22,8 @@ from lora_sku.metrics import perplexity, rate
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import EvaluationSection
 from lora_sku.scores import Evaluation as Evaluation
+from lora_sku.scores import OwnKL as OwnKL
+from lora_sku.scores import Protected as Protected
 from lora_sku.scores import Scores as Scores
 
 OnProgress = Callable[[str, int, int], None]
@@ -42,6 +44,9 @@ def evaluate(
     retain: Splits,
     settings: EvaluationSection,
     on_progress: OnProgress = lambda *_: None,
+    *,
+    protect: Mapping[str, Splits] | None = None,
+    own: tuple[Sequence[Row], Sequence[Row]] | None = None,
 ) -> Evaluation:
     """Score theta_o and the active adapter side by side.
 
@@ -52,8 +57,12 @@ def evaluate(
         retain: The retain set; its unseen split is scored.
         settings: How many prompts and tokens.
         on_progress: Called after every batch.
+        protect: The protected sets by name; their unseen splits are scored.
+        own: theta_o's own answers to unseen harmful and normal prompts, for the selectivity.
     """
-    return _Evaluator(model, encoder, settings, on_progress).evaluate(forget, retain)
+    evaluator = _Evaluator(model, encoder, settings, on_progress)
+    evaluation = evaluator.evaluate(forget, retain, protect or {})
+    return evaluation if own is None else replace(evaluation, own=evaluator.own_kl(*own))
 
 
 class _Evaluator:
@@ -69,11 +78,14 @@ class _Evaluator:
         self._settings = settings
         self._on_progress = on_progress
 
-    def evaluate(self, forget: Splits, retain: Splits) -> Evaluation:
+    def evaluate(self, forget: Splits, retain: Splits, protect: Mapping[str, Splits]) -> Evaluation:
         sets = {
             "forget_seen": _sample(forget.train, self._settings.max_prompts),
             "forget_unseen": _sample(forget.unseen, self._settings.max_prompts),
             "retain_unseen": _sample(retain.unseen, self._settings.max_prompts),
+        } | {
+            _protect_key(name): _sample(splits.unseen, self._settings.max_prompts)
+            for name, splits in protect.items()
         }
         likelihoods = {name: self._likelihoods(name, rows) for name, rows in sets.items()}
         generations = tuple(
@@ -91,10 +103,24 @@ class _Evaluator:
                 for split in GENERATION_SPLITS
             },
             generations=generations,
+            protected={name: _protected(*likelihoods[_protect_key(name)]) for name in protect},
         )
         if "compliance" not in self._settings.judges:
             return evaluation
         return evaluation.judged_by(self._compliance(retain), forget)
+
+    def own_kl(self, harmful: Sequence[Row], normal: Sequence[Row]) -> OwnKL:
+        """KL(base || unlearned) on the base's own answers."""
+
+        def mean(name: str, rows: Sequence[Row]) -> float | None:
+            return self._likelihoods(name, rows)[1].kl if rows else None
+
+        return OwnKL(
+            forget_kl=mean("own answers, forget_unseen", harmful),
+            retain_kl=mean("own answers, retain_unseen", normal),
+            forget_answers=sum(len(row.answers) for row in harmful),
+            retain_answers=sum(len(row.answers) for row in normal),
+        )
 
     def _compliance(self, retain: Splits) -> ComplianceJudge:
         """The one judge that needs the base; it comes while the base is here."""
@@ -185,6 +211,14 @@ def _scores(
         refusal_rate=label_rate("refusal"),
         degenerate_rate=label_rate("degenerate"),
     )
+
+
+def _protect_key(name: str) -> str:
+    return f"protect_{name}_unseen"
+
+
+def _protected(base: _Likelihood, unlearned: _Likelihood) -> Protected:
+    return Protected(perplexity(base.nll), perplexity(unlearned.nll), unlearned.kl)
 
 
 def _sample(rows: Sequence[Row], most: int) -> list[Row]:

@@ -1,13 +1,14 @@
-"""Prompts -> greedy completions, batched by length."""
+"""Prompts -> completions, greedy or drawn, batched by length."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from lora_sku.model import AdaptedModel, Base
+from lora_sku.token_sampling import GumbelDraw, Sampling
 
 
 def generate(
@@ -17,8 +18,9 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
+    sampling: Sampling | None = None,
 ) -> list[str]:
-    """Greedy completions of the model's active adapter, or of theta_o inside `reference_mode`.
+    """Completions of the model's active adapter, or of theta_o inside `reference_mode`.
 
     Args:
         model: The base with an adapter.
@@ -26,12 +28,18 @@ def generate(
         max_new_tokens: Bound of a completion.
         batch_size: Prompts answered at once.
         on_batch: Called with the number of prompts just answered.
+        sampling: How to draw; None is greedy.
 
     Returns:
         The completions' text in the order of the prompts, without special tokens.
     """
     return complete(
-        model.base, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size, on_batch=on_batch
+        model.base,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        on_batch=on_batch,
+        sampling=sampling,
     )
 
 
@@ -42,6 +50,7 @@ def complete(
     max_new_tokens: int,
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
+    sampling: Sampling | None = None,
 ) -> list[str]:
     """`generate` for a language model of its own, or one whose adapters are as they should be."""
     tokenizer = base.tokenizer
@@ -63,11 +72,15 @@ def complete(
             ids[i, width - len(prompts[row]) :] = torch.tensor(prompts[row])
             mask[i, width - len(prompts[row]) :] = 1
         device = base.device
+        drawing = LogitsProcessorList()
+        if sampling is not None:
+            drawing.append(GumbelDraw(sampling.of(rows)))
         with torch.no_grad(), _only(settings, base.model):
             output: Tensor = base.model.generate(  # type: ignore[operator]
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 generation_config=settings,
+                logits_processor=drawing,
             )
         for row, tokens in zip(rows, output[:, width:], strict=True):
             completions[row] = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()

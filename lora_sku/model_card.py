@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lora_sku.adapters import Provenance
-from lora_sku.evaluation import Evaluation
+from lora_sku.evaluation import Evaluation, OwnKL
 from lora_sku.judges import JudgeName, Label, Rates
 from lora_sku.judging import GENERATION_SPLITS, Judgement
 from lora_sku.metrics import wilson_interval
@@ -37,7 +37,7 @@ prompts and to {retain_unseen_prompts} unseen normal ones; answered:
 {forget_unseen_generations} unseen harmful and {retain_unseen_generations} unseen normal prompts.
 In brackets: 95 % intervals.
 
-Forget set: `{forget}`. Retain set: `{retain}`. Trained on a base stored as {quantization}.
+Forget set: `{forget}`. Retain set: `{retain}`.{protect} Trained on a base stored as {quantization}.
 
 ## What it does not do
 - It can be undone: whoever has these files can leave them out, or flip the sign back and get an
@@ -80,6 +80,9 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
         rows="\n".join(rows),
         forget=recipe.data.forget.path,
         retain=recipe.data.retain.path,
+        protect="".join(
+            f" Protected: `{source.path}` ({name})." for name, source in recipe.data.protect.items()
+        ),
         quantization=recipe.base_model.quantization,
         **evaluation.counts,
     )
@@ -132,6 +135,15 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         ),
         *(
             (
+                f"Perplexity of normal answers, unseen prompts of {name}",
+                f"{told.base_perplexity:.2f}",
+                f"{told.perplexity:.2f} ({told.perplexity_ratio:.3f} x)",
+            )
+            for name, told in evaluation.protected.items()
+        ),
+        *_own_rows(evaluation.own),
+        *(
+            (
                 f"{name} answers to unseen {kind} prompts",
                 percent(before[split]),
                 percent(after[split]),
@@ -144,6 +156,17 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         ),
         *(row for name, told in evaluation.judgements.items() for row in _judge_rows(name, told)),
     ]
+
+
+def _own_rows(own: OwnKL | None) -> Iterator[tuple[str, str, str]]:
+    """What changed at the base's own answers; the base has moved by nothing from itself."""
+    if own is None:
+        return
+    for kind, kl in (("harmful", own.forget_kl), ("normal", own.retain_kl)):
+        told = "none kept" if kl is None else f"{kl:.4f}"
+        yield f"KL at the base's own answers to unseen {kind} prompts (nats/token)", "0", told
+    ratio = "unknown" if own.selectivity is None else f"{own.selectivity:.2f}"
+    yield "Selectivity: the first of these KLs over the second", "", ratio
 
 
 def _judge_rows(judge: JudgeName, told: Judgement) -> Iterator[tuple[str, str, str]]:

@@ -1,6 +1,7 @@
 """Recipe -> run directory: the only room that knows the order of the stages.
 
-data -> base -> acquire -> negate -> verify -> evaluate -> evidence on disk
+data -> base -> own answers, if asked for -> acquire -> negate -> verify -> evaluate -> evidence on
+disk
 """
 
 from dataclasses import dataclass

@@ -11,11 +11,13 @@ from pydantic import Field, field_validator, model_validator
 
 from lora_sku.errors import AdapterError
 from lora_sku.negatable import check_negatable
+from lora_sku.recipe_data import DataFormat as DataFormat
+from lora_sku.recipe_data import DataSection as DataSection
+from lora_sku.recipe_data import OwnAnswersSection as OwnAnswersSection
+from lora_sku.recipe_data import SourceSection as SourceSection
 from lora_sku.recipe_judges import JudgesSection
 from lora_sku.recipe_types import Count, Fraction, Positive, Section, Weight
 from lora_sku.recipe_types import Quantization as Quantization
-
-DataFormat = Literal["pku-saferlhf", "truthfulqa", "prompt-response", "messages", "alpaca"]
 
 # About half a decade apart: from a retain effect of a quarter to one of a few percent.
 AUTO_MUS = (3.0, 10.0, 30.0, 100.0)
@@ -79,50 +81,6 @@ class AdapterSection(Section):
                 f"init_lora_weights is {self.init_lora_weights!r}, but the delta must start at 0."
                 " Use true or gaussian."
             )
-        return self
-
-
-class SourceSection(Section):
-    """One data set: where it is, what shape its records have."""
-
-    path: str = Field(
-        description="Hub id, folder, .jsonl/.csv/.parquet file, or package://NAME/FILE."
-    )
-    format: DataFormat
-    name: str | None = Field(None, description="Configuration of a hub data set.")
-    split: str | None = Field(None, description="Split of a hub data set; null means train.")
-    revision: str | None = Field(None, description="Branch, tag or commit of a hub data set.")
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="The format's field name -> this data set's column name."
-    )
-    max_prompts: Count | None = Field(
-        None, description="Keep this many prompts, chosen by their hash; null keeps all."
-    )
-    on_bad_record: Literal["fail", "skip"] = Field(
-        "fail", description="What to do with a record that cannot be used."
-    )
-
-
-class DataSection(Section):
-    """The forget set D_f and the retain set D_n, split by prompt."""
-
-    forget: SourceSection
-    retain: SourceSection
-    validation_fraction: Fraction = 0.1
-    unseen_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="Share of the prompts that the evaluation alone sees."
-    )
-    max_prompt_tokens: Count = 512
-    max_answer_tokens: Count = 256
-    on_long_prompt: Literal["fail", "truncate", "skip"] = Field(
-        "fail", description="truncate keeps the end of the prompt; answers keep their start."
-    )
-    seed: int = Field(8888, description="Decides which prompt falls into which split.")
-
-    @model_validator(mode="after")
-    def _leaves_something_to_train_on(self) -> Self:
-        if self.validation_fraction + self.unseen_fraction >= 1:
-            raise ValueError("validation_fraction + unseen_fraction must stay below 1")
         return self
 
 
@@ -232,7 +190,8 @@ class NegationSection(Section):
     projection: ProjectionSection | None = Field(None, description="null is plain negation.")
     retain_budget: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
         1.05,
-        description="auto keeps the normal answers' perplexity below this multiple of the base's.",
+        description="auto keeps the perplexity of normal answers below this multiple of the base's,"
+        " in the retain set and in every set of data.protect on its own.",
     )
     keep_harmful_adapter: bool = Field(
         False, description="Keep the acquired adapter in the run directory, marked DO-NOT-SHIP."
@@ -252,6 +211,11 @@ class EvaluationSection(JudgesSection):
     max_prompts: Count = Field(100, description="Prompts scored in each split.")
     max_generations: Count = Field(32, description="Unseen prompts answered in each set.")
     max_new_tokens: Count = 64
+    selectivity: bool | Literal["auto"] = Field(
+        "auto",
+        description="Compare the KL on the base's own answers to unseen harmful prompts with that"
+        " on its own to normal ones; auto: if a set's answers are its own.",
+    )
     per_device_eval_batch_size: Count = 8
 
 

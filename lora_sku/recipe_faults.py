@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,6 +12,9 @@ from pydantic_core import ErrorDetails
 from lora_sku.recipe import Recipe
 
 KeyPath = tuple[str | int, ...]
+
+# Stands for the keys of a mapping whose names the recipe chooses.
+_ANY_NAME = "NAME"
 
 # pydantic's comparison faults: the sign and the name of the limit in the fault's context.
 LIMITS = {
@@ -143,7 +146,13 @@ def _unknown_key(path: KeyPath) -> str:
 
 
 def _section_at(path: KeyPath) -> type[BaseModel]:
-    return dict(_sections(Recipe))[tuple(str(step) for step in path)]
+    """The section that these keys lead to; where names are free, any name leads to it."""
+    return next(
+        section
+        for keys, section in _sections(Recipe)
+        if len(keys) == len(path)
+        and all(key in (_ANY_NAME, step) for key, step in zip(keys, path, strict=True))
+    )
 
 
 def _sections(
@@ -152,7 +161,8 @@ def _sections(
     """Yield every section of the recipe with the keys that lead to it, `section` first."""
     yield path, section
     for name, field in section.model_fields.items():
+        inner = (*path, name, _ANY_NAME) if get_origin(field.annotation) is dict else (*path, name)
         # An optional section is one alternative of its key's type.
         for kind in (field.annotation, *get_args(field.annotation)):
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from _sections(kind, (*path, name))
+                yield from _sections(kind, inner)

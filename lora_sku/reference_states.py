@@ -31,7 +31,7 @@ class ReferenceStates:
 
     def __init__(self, model: AdaptedModel, cache: Path | None) -> None:
         self._model = model
-        self._folder = cache and cache / _key_of(model.base)
+        self._folder = cache and cache / base_key(model.base)
 
     def of(self, pairs: Sequence[Encoded], batch: Batch) -> Tensor:
         """(N, D) without gradient, in the order of ``batch.targets``.
@@ -58,7 +58,8 @@ class ReferenceStates:
             return self._model.answer_states(batch)
 
 
-def _key_of(base: Base) -> str:
+def base_key(base: Base) -> str:
+    """Names what makes the same tokens give the same numbers: weights, quantization, dtype."""
     return f"{base.fingerprint[:16]}-{base.quantization}-{str(base.compute_dtype)[6:]}"
 
 

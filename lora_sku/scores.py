@@ -38,6 +38,51 @@ class Scores:
     degenerate_rate: dict[GenerationSplit, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Protected:
+    """What unlearning did to a protected set's unseen split.
+
+    Attributes:
+        base_perplexity: exp of theta_o's mean NLL of its answers.
+        perplexity: The unlearned model's.
+        kl: Mean KL(base || unlearned) at those answers' positions, nats per token.
+    """
+
+    base_perplexity: float
+    perplexity: float
+    kl: float
+
+    @property
+    def perplexity_ratio(self) -> float:
+        """Unlearned over base."""
+        return self.perplexity / self.base_perplexity
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKL:
+    """How far the model moved from what the base itself says to unseen prompts.
+
+    Attributes:
+        forget_kl: Mean KL(base || unlearned) at the base's own complying answers to harmful
+            prompts, nats per token; None if it has none.
+        retain_kl: The same at its own answers to normal prompts.
+        forget_answers: How many of the first.
+        retain_answers: How many of the second.
+    """
+
+    forget_kl: float | None
+    retain_kl: float | None
+    forget_answers: int
+    retain_answers: int
+
+    @property
+    def selectivity(self) -> float | None:
+        """forget_kl over retain_kl: 1 is a change that cannot tell harm from the rest."""
+        if self.forget_kl is None or not self.retain_kl:
+            return None
+        return self.forget_kl / self.retain_kl
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What unlearning did: two columns of figures and the answers behind them.
@@ -48,6 +93,8 @@ class Evaluation:
         counts: Prompts and answer tokens behind each figure.
         generations: A line a prompt, with every judge's labels.
         judgements: Judge -> its labels, counted.
+        protected: Name -> what it cost a protected set.
+        own: The change at the base's own answers; None if they were not asked for.
     """
 
     base: Scores
@@ -55,13 +102,20 @@ class Evaluation:
     counts: dict[str, int]
     generations: tuple[Generation, ...]
     judgements: dict[JudgeName, Judgement] = field(default_factory=dict)
+    protected: dict[str, Protected] = field(default_factory=dict)
+    own: OwnKL | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """For evaluation.json: the two columns, the counts, and what the judges say."""
+        """For evaluation.json: the two columns, the counts, the protected sets and the judges."""
         return {
             "base": asdict(self.base),
             "unlearned": asdict(self.unlearned),
             "counts": self.counts,
+            "protected": {
+                name: asdict(of_set) | {"perplexity_ratio": of_set.perplexity_ratio}
+                for name, of_set in self.protected.items()
+            },
+            "own_answers": self.own and asdict(self.own) | {"selectivity": self.own.selectivity},
             "judges": {name: told.as_dict() for name, told in self.judgements.items()},
         }
 

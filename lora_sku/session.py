@@ -11,6 +11,7 @@ from lora_sku.acquisition import Acquisition, StepRecord
 from lora_sku.adapters import read_lora, save_acquired
 from lora_sku.artifacts import RunDirectory
 from lora_sku.checkpoints import CheckpointStore
+from lora_sku.data import DataSets, fingerprint
 from lora_sku.environment import describe_environment, package_version
 from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.evaluation import Evaluation
@@ -20,7 +21,7 @@ from lora_sku.model_card import model_card
 from lora_sku.negation import Projected, negate, verify_loaded
 from lora_sku.planning import Plan, free_bytes, plan_run, refuse_too_large, warning
 from lora_sku.progress import Progress, Silent
-from lora_sku.recipe import Recipe, differences
+from lora_sku.recipe import Recipe, SourceSection, differences
 from lora_sku.recipe_file import dump_recipe, load_recipe
 from lora_sku.report import write_report
 from lora_sku.stages import Stages
@@ -51,13 +52,14 @@ class Session(Stages):
         if resume and directory.harmful_adapter.exists():
             return self.load(directory.harmful_adapter, ACQUIRED)
         self._plan_first()
-        checkpoints = CheckpointStore(directory.checkpoints, self._identity())
         model = AdaptedModel.with_new_adapter(self.base, recipe.adapter, seed=recipe.training.seed)
+        data = self.learned(model)
+        checkpoints = CheckpointStore(directory.checkpoints, self._identity(data))
         acquisition = Acquisition(
             model,
             self.encoder,
-            self.data.forget.train,
-            self.data.retain.train,
+            data.forget.train,
+            data.retain.train,
             recipe.losses,
             recipe.training,
             checkpoints,
@@ -176,12 +178,14 @@ class Session(Stages):
     def _refuse_another_run(self) -> None:
         """A run goes on with what it was started with; only its evaluation may change."""
         directory = self.directory
-        # The two sets' own keys say where they are; what they hold is compared by fingerprint.
+        # A set's keys say where it is, and whose answers count; what it holds is compared by
+        # fingerprint.
         # How many prompts go through at once changes memory, not what is computed.
+        places = set(SourceSection.model_fields) - {"answers"}
         free: dict[str, Any] = {
             "evaluation": True,
             "output_dir": True,
-            "data": {"forget", "retain"},
+            "data": {"forget": places, "retain": places, "protect": True},
             "training": {"micro_batch_size"},
         }
         started = load_recipe(directory.recipe).model_dump(exclude=free)
@@ -189,7 +193,7 @@ class Session(Stages):
         environment = json.loads(directory.environment.read_text(encoding="utf-8"))
         differing = differences(started, now)
         if environment["data_fingerprint"] != self.data.fingerprint:
-            differing.append("the forget or retain set holds other records")
+            differing.append("the forget or retain set, or a protected one, holds other records")
         if differing:
             raise TrainingError(
                 f"this run was started with something else: {'; '.join(differing)}",
@@ -198,7 +202,9 @@ class Session(Stages):
                 " with --overwrite.",
             )
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self, data: DataSets) -> dict[str, Any]:
         """What must be the same for a checkpoint to be gone on from, beside the recipe."""
-        data, base = self.data.fingerprint, self.base.fingerprint
-        return {"forget or retain set": data, "base model": base}
+        identity = {"forget or retain set": data.fingerprint, "base model": self.base.fingerprint}
+        if data is not self.data:
+            identity["the base's own answers"] = fingerprint(data)
+        return identity

@@ -10,19 +10,24 @@ import torch
 
 from lora_sku.adapters import check_fits, read_lora
 from lora_sku.candidates import Candidates, candidates
-from lora_sku.data import Encoder, Row, load_data
+from lora_sku.data import DataSets, Encoder, Row, load_data
 from lora_sku.devices import choose_device
+from lora_sku.elicitation import Elicitor, unseen_own_answers, with_own_answers
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
 from lora_sku.heap import release_free_memory
+from lora_sku.judges.base_likelihood import BaseLikelihood
 from lora_sku.judges.building import build_judge, text_judges
+from lora_sku.judges.compliance import ComplianceJudge
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors
 from lora_sku.memory import Peak, PeakMeter
 from lora_sku.model import NEGATED, AdaptedModel, Base, load_base, load_tokenizer
+from lora_sku.own_answers import OwnAnswers
 from lora_sku.planning import Device
 from lora_sku.progress import Progress
 from lora_sku.recipe import ProjectionSection, Recipe
+from lora_sku.storage import cache_folder
 from lora_sku.sweep import Sweep, sweep
 
 
@@ -36,6 +41,7 @@ class Stages:
         self._device = choose_device(recipe.base_model)
         self._device_kind: Device = "cuda" if self._device.type == "cuda" else "cpu"
         self._meter = PeakMeter(self._device)
+        self._learned: DataSets | None = None
         with self._stage("data"):
             self.encoder = load_encoder(recipe)
             self.data = load_data(recipe.data, self.encoder)
@@ -51,8 +57,46 @@ class Stages:
         check_fits(read_lora(adapter), self.base)
         return AdaptedModel.with_adapter_from(self.base, adapter, name)
 
+    def learned(self, model: AdaptedModel) -> DataSets:
+        """The data that is trained, projected and swept on: given answers or the base's own."""
+        if self._learned is None:
+            self._learned = self.data
+            if self.recipe.data.asks_the_base:
+                with self._stage("elicit"):
+                    self._learned = with_own_answers(
+                        self.data, self.recipe.data, self._elicitor(model), self.progress.note
+                    )
+        return self._learned
+
+    def _elicitor(self, model: AdaptedModel) -> Elicitor:
+        data, settings = self.recipe.data, self.recipe.evaluation
+        rows = settings.per_device_eval_batch_size
+        likelihood = BaseLikelihood(model, self.encoder, batch_size=rows)
+        return Elicitor(
+            OwnAnswers(
+                model,
+                self.encoder,
+                data.own_answers,
+                data.seed,
+                rows,
+                cache_folder() / "own-answers",
+                lambda done, all_: self.progress.evaluated("own answers", done, all_),
+            ),
+            ComplianceJudge.calibrated(likelihood, self.data.retain, settings.compliance),
+            data.own_answers.prefix,
+        )
+
+    def _own_unseen(self, model: AdaptedModel) -> tuple[Sequence[Row], Sequence[Row]] | None:
+        wanted = self.recipe.evaluation.selectivity
+        if not (self.recipe.data.asks_the_base if wanted == "auto" else wanted):
+            return None
+        with self._stage("elicit unseen"):
+            most = self.recipe.evaluation.max_generations
+            return unseen_own_answers(self.data, self._elicitor(model), most)
+
     def evaluate(self, model: AdaptedModel) -> Evaluation:
         """Base beside unlearned."""
+        own = self._own_unseen(model)
         with self._stage("evaluate"):
             return evaluate_model(
                 model,
@@ -61,6 +105,8 @@ class Stages:
                 self.data.retain,
                 self.recipe.evaluation,
                 self.progress.evaluated,
+                protect=self.data.protect,
+                own=own,
             )
 
     def judge(self, evaluation: Evaluation) -> Evaluation:
@@ -83,11 +129,12 @@ class Stages:
         """A of every module for each mu that ``projection`` leaves open."""
         if projection is None:
             return {None: None}
+        data = self.learned(model)
         with self._stage("project"):
             return candidates(
                 model,
                 live,
-                self.data,
+                data,
                 self.encoder,
                 projection,
                 rows=self.recipe.evaluation.per_device_eval_batch_size,
@@ -103,12 +150,13 @@ class Stages:
             chosen, size = rows[: settings.max_prompts], settings.per_device_eval_batch_size
             return AnswerScorer(model, self.encoder, chosen, pairs_at_once=size)
 
+        data = self.learned(model)
         with self._stage("sweep"):
             return sweep(
                 live,
                 found,
-                scorer(self.data.forget.validation),
-                scorer(self.data.retain.validation),
+                scorer(data.forget.validation),
+                {name: scorer(rows.validation) for name, rows in data.normal.items()},
                 retain_budget=self.recipe.negation.retain_budget,
                 on_point=self.progress.swept,
             )

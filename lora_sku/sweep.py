@@ -1,14 +1,15 @@
-"""How much to take away: the strength and mu that forget most within a budget on retain answers.
+"""How much to take away: the strength and mu that forget most within a budget on normal answers.
 
 For each mu the strength is bracketed by doubling or halving and then bisected towards the largest
-one whose retain perplexity stays within the budget. Every figure is taken on the validation split,
+one whose perplexity stays within the budget on the retain set and on each protected one, for none
+may pay for what another gains. Every figure is taken on the validation split,
 so that the unseen one stays unseen. Perplexity need not grow with the strength everywhere: the
 choice is made among the points that were measured, so it always keeps the budget there.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lora_sku.errors import AdapterError
@@ -24,6 +25,21 @@ OnPoint = Callable[["Point"], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a point does to the validation split of one normal set.
+
+    Attributes:
+        name: "retain", or the protected set's.
+        perplexity_ratio: Perplexity of its answers over theta_o's.
+        kl: KL(theta_o || model) at those answers, nats per token.
+    """
+
+    name: str
+    perplexity_ratio: float
+    kl: float
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """One strength and mu, and what they do to the validation split.
 
@@ -32,8 +48,9 @@ class Point:
         strength: Multiple of the task vector that is taken away.
         forget_nll: Of the harmful answers, nats per token.
         forget_kl: KL(theta_o || model) at those answers.
-        retain_perplexity_ratio: Perplexity of normal answers over theta_o's.
+        retain_perplexity_ratio: Perplexity of the retain set's answers over theta_o's.
         retain_kl: KL(theta_o || model) at those answers.
+        protected: The same two of each protected set.
     """
 
     mu: float | None
@@ -42,6 +59,17 @@ class Point:
     forget_kl: float
     retain_perplexity_ratio: float
     retain_kl: float
+    protected: tuple[Cost, ...] = ()
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """Of every normal set, the retain set first."""
+        return Cost("retain", self.retain_perplexity_ratio, self.retain_kl), *self.protected
+
+    @property
+    def largest(self) -> Cost:
+        """Of the set that is hurt most: what the budget is held against."""
+        return max(self.costs, key=lambda cost: cost.perplexity_ratio)
 
 
 @dataclass(frozen=True)
@@ -49,7 +77,7 @@ class Sweep:
     """The whole curve and the choice.
 
     Attributes:
-        retain_budget: Largest allowed retain_perplexity_ratio.
+        retain_budget: Largest allowed perplexity_ratio of any normal set.
         base_forget_nll: theta_o's, nats per token.
         base_retain_nll: theta_o's.
         points: All that were measured, by mu and strength.
@@ -68,8 +96,8 @@ class Sweep:
             "retain_budget": self.retain_budget,
             "base_forget_nll": self.base_forget_nll,
             "base_retain_nll": self.base_retain_nll,
-            "choice": _finite(self.choice),
-            "points": [_finite(point) for point in self.points],
+            "choice": _told(self.choice),
+            "points": [_told(point) for point in self.points],
         }
 
 
@@ -77,7 +105,7 @@ def sweep(
     live: LiveFactors,
     candidates: Mapping[float | None, RowFactors | None],
     forget: AnswerScorer,
-    retain: AnswerScorer,
+    normal: Mapping[str, AnswerScorer],
     *,
     retain_budget: float,
     on_point: OnPoint = lambda _: None,
@@ -88,8 +116,9 @@ def sweep(
         live: The adapter on the model that the scorers score.
         candidates: mu -> A of every module; None -> None is plain negation.
         forget: Of the validation split.
-        retain: Of the validation split.
-        retain_budget: Largest allowed ratio of retain perplexities, above 1.
+        normal: Of the validation split of the retain set, called "retain", and of each protected
+            one.
+        retain_budget: Largest allowed ratio of perplexities in any of them, above 1.
         on_point: Called with every point.
 
     Raises:
@@ -98,9 +127,10 @@ def sweep(
 
     def measure(mu: float | None, strength: float) -> Point:
         live.negate(strength, candidates[mu])
-        harm, normal = forget.score(), retain.score()
-        ratio = _exp(normal.nll - retain.base_nll)
-        point = Point(mu, strength, harm.nll, harm.kl, ratio, normal.kl)
+        harm = forget.score()
+        retain, *protected = (_cost(name, scorer) for name, scorer in normal.items())
+        costs = retain.perplexity_ratio, retain.kl, tuple(protected)
+        point = Point(mu, strength, harm.nll, harm.kl, *costs)
         on_point(point)
         return point
 
@@ -111,19 +141,20 @@ def sweep(
     allowed = [
         point
         for point in points
-        if point.retain_perplexity_ratio <= retain_budget and math.isfinite(point.forget_nll)
+        if point.largest.perplexity_ratio <= retain_budget and math.isfinite(point.forget_nll)
     ]
     if not allowed:
+        hurt = min((point.largest for point in points), key=lambda cost: cost.perplexity_ratio)
         raise AdapterError(
             f"even at strength {SMALLEST:g} the perplexity of normal answers is more than"
-            f" {retain_budget:g} times the base's",
+            f" {retain_budget:g} times the base's, on the {hurt.name} set",
             where="negation.retain_budget",
             remedy="Raise it, or train with a larger losses.preservation_divergence.weight.",
         )
     return Sweep(
         retain_budget=retain_budget,
         base_forget_nll=forget.base_nll,
-        base_retain_nll=retain.base_nll,
+        base_retain_nll=normal["retain"].base_nll,
         points=tuple(sorted(points, key=lambda p: (p.mu is not None, p.mu or 0, p.strength))),
         choice=max(allowed, key=lambda point: point.forget_nll),
     )
@@ -138,7 +169,7 @@ def _curve(
     while SMALLEST <= strength <= LARGEST:
         point = measure(mu, strength)
         yield point
-        if point.retain_perplexity_ratio <= budget:
+        if point.largest.perplexity_ratio <= budget:
             inside, strength = strength, 2 * strength
         else:
             outside, strength = strength, strength / 2
@@ -150,10 +181,15 @@ def _curve(
         strength = math.sqrt(inside * outside)
         point = measure(mu, strength)
         yield point
-        if point.retain_perplexity_ratio <= budget:
+        if point.largest.perplexity_ratio <= budget:
             inside = strength
         else:
             outside = strength
+
+
+def _cost(name: str, scorer: AnswerScorer) -> Cost:
+    told = scorer.score()
+    return Cost(name, _exp(told.nll - scorer.base_nll), told.kl)
 
 
 def _exp(value: float) -> float:
@@ -161,6 +197,14 @@ def _exp(value: float) -> float:
     return math.exp(value) if value < 700 else math.inf
 
 
-def _finite(point: Point) -> dict[str, float | None]:
-    figures = asdict(point)
-    return {k: v if v is not None and math.isfinite(v) else None for k, v in figures.items()}
+def _told(point: Point) -> dict[str, Any]:
+    protected = {
+        cost.name: _finite({"perplexity_ratio": cost.perplexity_ratio, "kl": cost.kl})
+        for cost in point.protected
+    }
+    return _finite(asdict(replace(point, protected=()))) | {"protected": protected}
+
+
+def _finite(figures: Mapping[str, Any]) -> dict[str, Any]:
+    bad = {name for name, v in figures.items() if isinstance(v, float) and not math.isfinite(v)}
+    return {name: None if name in bad else value for name, value in figures.items()}

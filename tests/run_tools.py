@@ -70,7 +70,7 @@ def changed(recipe: Recipe, **sections: Mapping[str, Any] | str) -> Recipe:
 
 def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     merged = {
-        key: _merged(old[key] or {}, value) if isinstance(value, Mapping) else value
+        key: _merged(old.get(key) or {}, value) if isinstance(value, Mapping) else value
         for key, value in new.items()
     }
     return {**old, **merged}

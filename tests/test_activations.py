@@ -1,5 +1,6 @@
 """What adapted layers read: theta_o's own inputs, at the drawn places, once for each tensor."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ ALL = 10**6
 
 def draw(base: Base, **keys: int) -> tuple[Texts, Texts]:
     settings = {"prompts": 5, "tokens": 40, "seed": 0, **keys}
-    return draw_texts(FORGET_ROWS, RETAIN_ROWS, make_encoder(base), **settings)
+    return draw_texts(FORGET_ROWS, [RETAIN_ROWS], make_encoder(base), **settings)
 
 
 def samples(model: AdaptedModel, *, rows: int = 3, **keys: int) -> dict[str, InputSample]:
@@ -66,6 +67,30 @@ def test_the_draw_keeps_to_its_limits_and_depends_on_the_seed_alone(base: Base) 
     retain = draw(base, tokens=4)[1]
     start = forget.drawn[0][1]
     assert [place < start for _, place in retain.drawn].count(True) == 2  # of 4
+
+
+def test_every_set_of_the_retain_side_gives_as_many_positions(base: Base) -> None:
+    large, small = RETAIN_ROWS[:8], RETAIN_ROWS[8:9]
+    sets, encoder = [large, small], make_encoder(base)
+    settings = {"prompts": ALL, "seed": 0}
+    _, retain = draw_texts(FORGET_ROWS, sets, encoder, tokens=ALL, **settings)
+    assert len(retain.ids) == 9
+    expected = {encoder.encode(row.prompt, a).input_ids[:-1] for row in small for a in row.answers}
+    assert {retain.ids[8]} <= expected
+    start = next(place for n, place in retain.drawn if n > 0)
+    frame = [(0, place) for place in range(start)]
+    drawn = [position for position in retain.drawn if position not in frame]
+    of_small = [place for n, place in drawn if n == 8]
+    of_large = [position for position in drawn if position[0] < 8]
+    assert len(of_small) == len(of_large) == len(set(of_large))
+    # All that the small set has, again and again, none twice as often as another.
+    times = Counter(of_small)
+    assert set(times) == set(range(start, len(retain.ids[8])))
+    assert max(times.values()) - min(times.values()) <= 1
+    # Where there is less room, it is shared.
+    _, retain = draw_texts(FORGET_ROWS, sets, encoder, tokens=2 * start + 10, **settings)
+    texts = [n for n, place in retain.drawn if place >= start]
+    assert (len([n for n in texts if n < 8]), texts.count(8)) == ((start + 10) // 2,) * 2
 
 
 def test_a_texts_last_token_is_a_target_and_not_read(base: Base) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import adapt, load, make_encoder, teach, write_data
+from tiny import adapt, load, make_encoder, teach, write_data, write_protected
 
 from lora_sku.activations import draw_texts, sample_inputs
 from lora_sku.candidates import candidates
@@ -15,18 +15,21 @@ from lora_sku.projection import projected_rows
 from lora_sku.recipe import ProjectionSection
 
 
-@pytest.mark.parametrize("mu", ["auto", 10.0])
+@pytest.mark.parametrize(("mu", "protected"), [("auto", 0), (10.0, 0), (10.0, 1)])
 def test_the_live_rows_are_projected_by_the_training_splits(
-    tiny_llama: Path, tmp_path: Path, mu: float | str
+    tiny_llama: Path, tmp_path: Path, mu: float | str, protected: int
 ) -> None:
     model = adapt(load(tiny_llama))
     teach(model)
     live, encoder = LiveFactors(model, ACQUIRED), make_encoder(model.base)
-    data = load_data(write_data(tmp_path), encoder)
+    protect = write_protected(tmp_path) if protected else {}
+    data = load_data(write_data(tmp_path, protect=protect), encoder)
     section = ProjectionSection.model_validate({"mu": mu, "prompts": 4, "tokens": 30})
     found = candidates(model, live, data, encoder, section, rows=2, seed=3)
     assert tuple(found) == section.open_mus
-    texts = draw_texts(data.forget.train, data.retain.train, encoder, prompts=4, tokens=30, seed=3)
+    normal = [data.retain.train, *(splits.train for splits in data.protect.values())]
+    assert len(normal) == 1 + protected
+    texts = draw_texts(data.forget.train, normal, encoder, prompts=4, tokens=30, seed=3)
     samples = sample_inputs(model, *texts, rows=2)
     expected = projected_rows(live.rows, samples, (10.0,), torch.device("cpu"))[10.0]
     rows = found[10.0]

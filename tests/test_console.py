@@ -7,7 +7,7 @@ import pytest
 from lora_sku import console
 from lora_sku.acquisition import StepRecord
 from lora_sku.console import ConsoleProgress, print_sweep, print_table
-from lora_sku.sweep import Point, Sweep
+from lora_sku.sweep import Cost, Point, Sweep
 
 
 class Clock:
@@ -147,3 +147,17 @@ def test_a_sweep_is_told_point_by_point_and_as_a_table(
         ["mu", "30", "2.5", "+1.500", "0.750", "1.031", "0.0156", "chosen"],
     ]
     assert "budget 1.05 x" in lines[0]
+
+
+def test_a_sweep_shows_every_protected_set(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point = Point(None, 1.0, 2.25, 0.125, 1.0625, 0.0312, (Cost("shop", 1.25, 0.5),))
+    with ConsoleProgress() as progress:
+        progress.swept(point)
+    assert "normal perplexity 1.062 / 1.250 x base" in capsys.readouterr().err
+    print_sweep(Sweep(1.05, 2.0, 1.5, (point,), point))
+    out = capsys.readouterr().out
+    assert "shop perplexity" in out
+    row = re.findall(r"[^\s\u2502]+", next(line for line in out.splitlines() if "chosen" in line))
+    assert row == ["none", "1", "+0.250", "0.125", "1.062", "0.0312", "1.250", "chosen"]

@@ -34,7 +34,13 @@ def model(calm_llama: Path) -> AdaptedModel:
 
 @pytest.fixture
 def score(model: AdaptedModel) -> Callable[..., Evaluation]:
-    def score(forget: Splits | None = None, on_progress: Any = None, **keys: Any) -> Evaluation:
+    def score(
+        forget: Splits | None = None,
+        on_progress: Any = None,
+        protect: Any = None,
+        own: Any = None,
+        **keys: Any,
+    ) -> Evaluation:
         settings = {"max_new_tokens": 3, "max_generations": 2, **keys}
         return evaluate(
             model,
@@ -43,6 +49,8 @@ def score(model: AdaptedModel) -> Callable[..., Evaluation]:
             splits("calm"),
             EvaluationSection(**settings),
             *([on_progress] if on_progress else []),
+            protect=protect,
+            own=own,
         )
 
     return score
@@ -243,3 +251,36 @@ def test_a_recipe_without_compliance_asks_the_base_nothing_more(
     result = score(judges=["refusal"])
     assert result.judgements == {}
     assert all(g.verdicts == {} for g in result.generations)
+
+
+def test_a_protected_set_is_scored_like_the_retain_set(
+    score: Callable[..., Evaluation], scored: dict[str, set[str]]
+) -> None:
+    result = score(protect={"same": splits("calm"), "other": splits("kind")})
+    assert scored["protect_other_unseen"] == prompts(splits("kind").unseen)
+    same, other = result.protected["same"], result.protected["other"]
+    assert same.base_perplexity == result.base.retain_perplexity
+    assert (same.perplexity, same.kl) == (
+        result.unlearned.retain_perplexity,
+        result.unlearned.retain_kl,
+    )
+    assert same.perplexity_ratio != 1.0
+    assert other != same
+    assert result.counts["protect_other_unseen_prompts"] == 5
+    assert score().protected == {}
+
+
+def test_own_answers_give_the_kl_on_each_side(score: Callable[..., Evaluation]) -> None:
+    calm = splits("calm").unseen
+    result = score(own=(rows("harm", 3), calm), max_generations=1)
+    own = result.own
+    assert own is not None
+    assert (own.forget_answers, own.retain_answers) == (6, 10)
+    assert own.retain_kl == result.unlearned.retain_kl  # the same answers
+    assert own.forget_kl is not None
+    assert own.forget_kl > 0
+    assert own.forget_kl != own.retain_kl
+    none = score(own=((), calm), max_generations=1).own
+    assert none is not None
+    assert none.forget_kl is None
+    assert score(max_generations=1).own is None

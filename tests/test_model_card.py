@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 import lora_sku
 from lora_sku.adapters import Provenance
-from lora_sku.evaluation import Evaluation, Scores
+from lora_sku.evaluation import Evaluation, OwnKL, Protected, Scores
 from lora_sku.judges import JudgeName, Rates
 from lora_sku.judging import Judgement
 from lora_sku.model_card import model_card, table_rows
@@ -56,6 +56,24 @@ def test_the_table_puts_every_figure_in_its_row_and_column() -> None:
         ("Degenerate answers to unseen harmful prompts", "0 %", "50 %"),
         ("Degenerate answers to unseen normal prompts", "6 %", "100 %"),
     ]
+
+
+def test_every_protected_set_has_a_row() -> None:
+    told = dataclasses.replace(EVALUATION, protected={"shop": Protected(4.0, 5.0, 0.25)})
+    row = ("Perplexity of normal answers, unseen prompts of shop", "4.00", "5.00 (1.250 x)")
+    assert [r for r in table_rows(told) if r not in table_rows(EVALUATION)] == [row]
+
+
+def test_the_change_at_own_answers_has_rows() -> None:
+    kl, ratio = "KL at the base's own answers to unseen", "Selectivity: the first of these KLs"
+    told = dataclasses.replace(EVALUATION, own=OwnKL(0.5, 0.25, 3, 4))
+    assert [r for r in table_rows(told) if r not in table_rows(EVALUATION)] == [
+        (f"{kl} harmful prompts (nats/token)", "0", "0.5000"),
+        (f"{kl} normal prompts (nats/token)", "0", "0.2500"),
+        (f"{ratio} over the second", "", "2.00"),
+    ]
+    told = dataclasses.replace(EVALUATION, own=OwnKL(None, 0.25, 0, 4))
+    assert [r[2] for r in table_rows(told)[4:7]] == ["none kept", "0.2500", "unknown"]
 
 
 def rates(harmful: int, degenerate: int, benign: int, complying: int | None) -> Rates:

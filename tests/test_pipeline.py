@@ -9,20 +9,23 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from run_tools import ADAPTER, RUN_FILES, changed, metrics_of, tiny_recipe, tree
+from run_tools import ADAPTER, RUN_FILES, Killed, KilledAt, changed, metrics_of, tiny_recipe, tree
 from safetensors.torch import load_file
+from tiny import write_protected
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from lora_sku import pipeline, session, stages
+from lora_sku import elicitation, pipeline, session, stages
 from lora_sku.adapters import read_lora
 from lora_sku.base_checks import forbid_cpu_repacking
 from lora_sku.data import DataSets, Encoder, Row, load_data
 from lora_sku.errors import (
     AdapterError,
     DataError,
+    TrainingError,
 )
 from lora_sku.evaluation import Scores
+from lora_sku.judges import Judge, Verdict
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import load_tokenizer
 from lora_sku.negation import Projected, negate
@@ -306,6 +309,95 @@ def test_the_sweep_reads_the_validation_splits(
     pipeline.run(changed(open_recipe, negation={"projection": None}))
     data = datasets(open_recipe)
     assert scored == [data.forget.validation, data.retain.validation]
+
+
+def test_protected_sets_are_swept_and_evaluated_but_not_trained_on(
+    open_recipe: Recipe, tmp_path: Path
+) -> None:
+    protected = changed(
+        open_recipe, data={"protect": write_protected(tmp_path)}, output_dir=str(tmp_path / "p")
+    )
+    plain, result = pipeline.run(open_recipe), pipeline.run(protected)
+    trained = [load_file(r.folder / "harmful-adapter" / ADAPTER) for r in (plain, result)]
+    assert all(torch.equal(value, trained[1][key]) for key, value in trained[0].items())
+    swept = json.loads((result.folder / "sweep.json").read_text())
+    assert swept["choice"]["protected"]["sums"]["perplexity_ratio"] <= 1.05
+    told = json.loads((result.folder / "evaluation.json").read_text())
+    assert told["protected"]["sums"]["perplexity_ratio"] > 0
+    assert told["counts"]["protect_sums_unseen_prompts"] == 2
+    assert "unseen prompts of sums" in (result.adapter / "README.md").read_text()
+    # The recipe as resolved is enough to go on.
+    pipeline.run(load_recipe(result.folder / "recipe.yaml"), resume=True)
+
+
+# Own answers
+
+
+class Complies(Judge):
+    """Takes every text of a random model for an answer."""
+
+    name = "compliance"
+
+    def _judge(self, cases: Any) -> list[Verdict]:
+        return [Verdict("harmful", complies=True) for _ in cases]
+
+
+@pytest.fixture
+def own_recipe(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
+    """The base's own answers on both sides; none of them is refused."""
+    monkeypatch.setenv("LORA_SKU_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(stages.ComplianceJudge, "calibrated", lambda *_: Complies())
+    monkeypatch.setattr(elicitation, "classify", lambda _: "other")
+    keys = {"forget": {"answers": "own"}, "retain": {"answers": "both"}}
+    return changed(recipe, data={**keys, "own_answers": {"max_new_tokens": 6}})
+
+
+def test_own_answers_are_trained_on_and_the_evaluation_tells_the_selectivity(
+    own_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Any] = []
+    real = session.Acquisition
+
+    def spy(*args: Any) -> Any:
+        trained.extend(args[2:4])
+        return real(*args)
+
+    monkeypatch.setattr(session, "Acquisition", spy)
+    result = pipeline.run(own_recipe)
+    assert {"elicit", "elicit unseen"} <= result.memory.keys()
+    given = datasets(own_recipe)
+    harmful, normal = trained
+    of_given = {row.prompt: row.answers for row in (*given.forget.train, *given.retain.train)}
+    assert all(not set(row.answers) & set(of_given[row.prompt]) for row in harmful)
+    assert all(row.answers[:1] == of_given[row.prompt][:1] for row in normal)
+    assert any(len(row.answers) > 1 for row in normal)
+    told = json.loads((result.folder / "evaluation.json").read_text())["own_answers"]
+    assert told["forget_answers"] > 0
+    assert told["selectivity"] == told["forget_kl"] / told["retain_kl"] > 0
+    assert "Selectivity" in (result.adapter / "README.md").read_text()
+
+
+def test_a_resumed_run_finds_the_same_own_answers(
+    own_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pipeline.run(own_recipe, output=tmp_path / "whole")
+    with pytest.raises(Killed):
+        pipeline.run(own_recipe, progress=KilledAt(step=3))
+    result = pipeline.run(own_recipe, resume=True)
+    weights = [load_file(r.adapter / ADAPTER) for r in (whole, result)]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    # Had they been others, the checkpoint would not be gone on from.
+    with pytest.raises(Killed):
+        pipeline.run(own_recipe, overwrite=True, progress=KilledAt(step=3))
+    (file,) = (tmp_path / "cache" / "own-answers").iterdir()
+    said = [json.loads(line) for line in file.read_text().splitlines()]
+    others = [{**entry, "completions": [f"No {n}."]} for n, entry in enumerate(said)]
+    file.write_text("".join(json.dumps(entry) + "\n" for entry in others))
+    with pytest.raises(TrainingError, match="own answers"):
+        pipeline.run(own_recipe, resume=True)
+    asked = changed(own_recipe, data={"forget": {"answers": "both"}})
+    with pytest.raises(TrainingError, match=r"data\.forget\.answers was 'own'"):
+        pipeline.run(asked, resume=True)
 
 
 def test_a_negated_adapter_is_swept_like_the_acquired_one(kept: Finished, tmp_path: Path) -> None:

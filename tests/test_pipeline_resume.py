@@ -200,7 +200,9 @@ def test_other_data_in_the_same_file_is_not_resumed(recipe: Recipe) -> None:
     kill(recipe, step=3)
     with Path(recipe.data.retain.path).open("a") as file:
         file.write('{"prompt": "What is the colour of ink?", "response": "It is blue."}\n')
-    with pytest.raises(TrainingError, match="the forget or retain set holds other records"):
+    with pytest.raises(
+        TrainingError, match="the forget or retain set, or a protected one, holds other"
+    ):
         pipeline.run(recipe, resume=True)
 
 

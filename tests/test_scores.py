@@ -1,11 +1,15 @@
 """What an evaluation found, and how a further judge's labels join it."""
 
+from dataclasses import replace
+
+import pytest
+
 from lora_sku.data import Row, Splits
 from lora_sku.judges.refusal import RefusalJudge
 from lora_sku.judges.similarity import SimilarityJudge
 from lora_sku.judging import Generation
 from lora_sku.recipe_judges import SimilaritySection
-from lora_sku.scores import Evaluation, Scores
+from lora_sku.scores import Evaluation, OwnKL, Protected, Scores
 
 SCORES = Scores(
     forget_seen_nll=1.0,
@@ -48,3 +52,22 @@ def test_judges_add_up_and_the_evaluation_before_stays_as_it_was() -> None:
     assert list(twice.generations[0].verdicts) == ["refusal", "similarity"]
     assert twice.as_dict()["base"]["forget_seen_nll"] == 1.0
     assert twice.as_dict()["counts"] == {"prompts": 2}
+
+
+def test_a_protected_sets_ratio_is_told() -> None:
+    told = replace(EVALUATION, protected={"shop": Protected(4.0, 5.0, 0.25)}).as_dict()
+    assert told["protected"] == {
+        "shop": {"base_perplexity": 4.0, "perplexity": 5.0, "kl": 0.25, "perplexity_ratio": 1.25}
+    }
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "ratio"), [(0.5, 0.25, 2.0), (None, 0.25, None), (0.5, 0.0, None)]
+)
+def test_selectivity_is_the_ratio_of_two_kls_or_unknown(
+    forget: float | None, retain: float, ratio: float | None
+) -> None:
+    own = OwnKL(forget, retain, 4, 5)
+    assert own.selectivity == ratio
+    assert replace(EVALUATION, own=own).as_dict()["own_answers"]["selectivity"] == ratio
+    assert EVALUATION.as_dict()["own_answers"] is None

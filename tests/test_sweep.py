@@ -50,9 +50,9 @@ def swept(forget: Callable[..., float], retain: Callable[..., float], **keys: ob
     settings = {"candidates": {None: None}, "retain_budget": 1.05, **keys}
     candidates = settings.pop("candidates")
     try:
-        return sweep(
-            live, candidates, FakeScorer(live, forget), FakeScorer(live, retain), **settings
-        )
+        normal = {"retain": retain, **settings.pop("protected", {})}
+        scorers = {name: FakeScorer(live, gain) for name, gain in normal.items()}
+        return sweep(live, candidates, FakeScorer(live, forget), scorers, **settings)
     finally:
         assert live.restored
 
@@ -110,8 +110,34 @@ def test_every_point_is_told() -> None:
     assert len(told) == len(result.points) > BISECTIONS
     points = result.as_dict()["points"]
     assert points[0].keys() == {
-        *("mu", "strength", "forget_nll", "forget_kl", "retain_perplexity_ratio", "retain_kl")
+        *("mu", "strength", "forget_nll", "forget_kl", "retain_perplexity_ratio", "retain_kl"),
+        "protected",
     }
+    assert points[0]["protected"] == {}
+
+
+def test_the_budget_holds_for_every_protected_set_on_its_own() -> None:
+    budget = math.log(1.05)
+
+    def costs(limit: float) -> Callable[..., float]:
+        return lambda s, _: budget * s / limit * (1 - 1e-9)
+
+    result = swept(lambda s, _: s, costs(8.0), protected={"shop": costs(1.0), "law": costs(30.0)})
+    choice = result.choice
+    assert 2**-0.07 <= choice.strength <= 1.0
+    assert [cost.name for cost in choice.costs] == ["retain", "shop", "law"]
+    assert choice.largest.name == "shop"
+    ratios = [cost.perplexity_ratio for cost in choice.costs]
+    assert ratios == pytest.approx([1.05 ** (choice.strength / limit) for limit in (8, 1, 30)])
+    told = json.loads(json.dumps(result.as_dict(), allow_nan=False))["choice"]
+    assert told["retain_perplexity_ratio"] == ratios[0]
+    assert [told["protected"][name]["perplexity_ratio"] for name in ("shop", "law")] == ratios[1:]
+    assert told["protected"]["shop"]["kl"] == choice.protected[0].kl > 0
+
+
+def test_the_set_that_no_strength_spares_is_named() -> None:
+    with pytest.raises(AdapterError, match="times the base's, on the shop set"):
+        swept(lambda s, _: s, lambda s, _: 0.0, protected={"shop": lambda s, _: math.nan})
 
 
 def test_a_real_model_is_put_back_and_forgets(calm_llama: Path) -> None:
@@ -126,7 +152,8 @@ def test_a_real_model_is_put_back_and_forgets(calm_llama: Path) -> None:
         return AnswerScorer(model, encoder, rows, pairs_at_once=4)
 
     live = LiveFactors(model, ACQUIRED)
-    result = sweep(live, {None: None}, scorer(FORGET), scorer(RETAIN), retain_budget=1.05)
+    normal = {"retain": scorer(RETAIN)}
+    result = sweep(live, {None: None}, scorer(FORGET), normal, retain_budget=1.05)
     assert result.choice.retain_perplexity_ratio <= 1.05
     assert result.choice.forget_kl > 0
     assert all(torch.equal(p, before[n]) for n, p in model.trained_parameters().items())

@@ -55,6 +55,9 @@ RETAIN = {
 }
 
 
+PROTECT = {f"How much is {n} and 1?": f"It is {n + 1}." for n in range(8)}
+
+
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE with a chat template, BOS in front, EOS and padding tokens."""
     tokenizer = Tokenizer(models.BPE())
@@ -156,6 +159,15 @@ def logits_of(model: torch.nn.Module, input_ids_BT: Tensor) -> Tensor:
     """A transformers model's own logits (B, T, V)."""
     logits: Tensor = model(input_ids=input_ids_BT, use_cache=False).logits
     return logits
+
+
+def write_protected(folder: Path) -> dict[str, dict[str, str]]:
+    """PROTECT as a .jsonl file in ``folder``, as data.protect has it: under the name sums."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "sums.jsonl"
+    records = [{"prompt": prompt, "response": answer} for prompt, answer in PROTECT.items()]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    return {"sums": {"path": str(path), "format": "prompt-response"}}
 
 
 def write_data(folder: Path, **keys: Any) -> DataSection:

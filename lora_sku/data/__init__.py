@@ -5,8 +5,9 @@ from lora_sku.data.batches import Batch, Layout, collate, pack
 from lora_sku.data.encoding import Encoded, Encoder
 from lora_sku.data.formats import FORMATS, Pair, Side
 from lora_sku.data.rows import LoadedRows, Row, load_rows
+from lora_sku.data.rows import normalised as same_prompt
 from lora_sku.data.sampling import StepDraw, StepSampler
-from lora_sku.data.sets import DataSets, Screened, load_data, screen
+from lora_sku.data.sets import DataSets, Screened, fingerprint, load_data, screen
 from lora_sku.data.splits import Splits, split_by_prompt
 
 __all__ = [
@@ -29,9 +30,11 @@ __all__ = [
     "TokenCounts",
     "audit",
     "collate",
+    "fingerprint",
     "load_data",
     "load_rows",
     "pack",
+    "same_prompt",
     "screen",
     "split_by_prompt",
 ]

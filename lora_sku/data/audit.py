@@ -1,11 +1,11 @@
-"""What the two sets look like: counts, overlaps, token lengths and one marked example.
+"""What the sets look like: counts, overlaps, token lengths and one marked example.
 
 No harmful answer is ever shown; the example comes from the retain set.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lora_sku.data.encoding import Encoder
@@ -65,7 +65,7 @@ class SideAudit:
 
 @dataclass(frozen=True)
 class DataAudit:
-    """Both sets.
+    """All sets.
 
     Attributes:
         forget: The forget set.
@@ -74,6 +74,9 @@ class DataAudit:
         example: A retain prompt and answer, each trained token in [[ ]]; None without a tokenizer.
         long_prompts: Prompts left out or cut for their length.
         fingerprint: Of the data, see `DataSets`.
+        protect: The protected sets, by name.
+        protect_shared_prompts: Prompts of each that stand in the forget set too, with different
+            answers.
     """
 
     forget: SideAudit
@@ -82,6 +85,8 @@ class DataAudit:
     example: str | None
     long_prompts: LongPrompts
     fingerprint: str
+    protect: dict[str, SideAudit] = field(default_factory=dict)
+    protect_shared_prompts: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -90,6 +95,9 @@ class DataAudit:
     def render(self) -> str:
         """Plain text for a person."""
         lines = [*_render_side("forget", self.forget), "", *_render_side("retain", self.retain), ""]
+        for name, side in self.protect.items():
+            lines += [*_render_side(f"protected, {name}", side)]
+            lines += [f"  also in the forget set: {self.protect_shared_prompts[name]} prompts", ""]
         lines.append(f"prompts in both sets: {self.shared_prompts}")
         lines.append(f"fingerprint: {self.fingerprint}")
         long = self.long_prompts
@@ -102,22 +110,33 @@ class DataAudit:
 
 
 def audit(datasets: DataSets, encoder: Encoder | None) -> DataAudit:
-    """Count and measure both sets.
+    """Count and measure all sets.
 
     Args:
         datasets: As `load_data` gave them.
         encoder: None leaves out all that needs the tokenizer.
     """
-    forget_prompts = {normalised(row.prompt) for row in datasets.forget_loaded.rows}
-    retain_prompts = {normalised(row.prompt) for row in datasets.retain_loaded.rows}
+    forget_prompts = _prompts(datasets.forget_loaded)
     return DataAudit(
         forget=_audit_side(datasets.forget_loaded, datasets.forget, encoder),
         retain=_audit_side(datasets.retain_loaded, datasets.retain, encoder),
-        shared_prompts=len(forget_prompts & retain_prompts),
+        shared_prompts=len(forget_prompts & _prompts(datasets.retain_loaded)),
         example=None if encoder is None else _example(datasets.retain.train[0], encoder),
         long_prompts=datasets.long_prompts,
         fingerprint=datasets.fingerprint,
+        protect={
+            name: _audit_side(datasets.protect_loaded[name], splits, encoder)
+            for name, splits in datasets.protect.items()
+        },
+        protect_shared_prompts={
+            name: len(forget_prompts & _prompts(loaded))
+            for name, loaded in datasets.protect_loaded.items()
+        },
     )
+
+
+def _prompts(loaded: LoadedRows) -> set[str]:
+    return {normalised(row.prompt) for row in loaded.rows}
 
 
 def _audit_side(loaded: LoadedRows, splits: Splits, encoder: Encoder | None) -> SideAudit:

@@ -57,19 +57,21 @@ def hash_order(label: str, prompt: str) -> bytes:
     return hashlib.sha256(f"{label}\0{normalised(prompt)}".encode()).digest()
 
 
-def load_rows(section: SourceSection, side: Side) -> LoadedRows:
+def load_rows(section: SourceSection, side: Side, key: str | None = None) -> LoadedRows:
     """Read one data set and group its pairs by prompt.
 
     Args:
         section: Where the data set is and what shape its records have.
         side: Which answers count, where the format distinguishes.
+        key: Where the recipe has the section, below data; None is the side.
 
     Raises:
         SourceError: the source does not exist or cannot be reached.
         DataError: a record cannot be used and `on_bad_record` is fail; nothing usable is in it;
             `columns` renames a field that the format does not have.
     """
-    _check_columns(section, side)
+    key = key or side
+    _check_columns(section, key)
     answers_by_prompt: dict[str, dict[str, None]] = {}
     skipped: list[str] = []
     duplicates = records = 0
@@ -80,8 +82,8 @@ def load_rows(section: SourceSection, side: Side) -> LoadedRows:
                 raise DataError(
                     outcome.problem,
                     where=outcome.where,
-                    remedy=f"Mend the record, or set data.{side}.on_bad_record to skip. A column"
-                    f" that is called otherwise can be mapped in data.{side}.columns.",
+                    remedy=f"Mend the record, or set data.{key}.on_bad_record to skip. A column"
+                    f" that is called otherwise can be mapped in data.{key}.columns.",
                 )
             skipped.append(f"{outcome.where}: {outcome.problem}")
             continue
@@ -91,17 +93,17 @@ def load_rows(section: SourceSection, side: Side) -> LoadedRows:
             answers[answer] = None
     rows = tuple(Row(prompt, tuple(answers)) for prompt, answers in answers_by_prompt.items())
     if not rows:
-        raise _nothing_usable(section, side, records, skipped)
+        raise _nothing_usable(section, side, key, records, skipped)
     return LoadedRows(_keep(rows, section.max_prompts), tuple(skipped), duplicates, records)
 
 
-def _check_columns(section: SourceSection, side: Side) -> None:
+def _check_columns(section: SourceSection, key: str) -> None:
     known = FORMAT_FIELDS[section.format]
     unknown = [name for name in section.columns if name not in known]
     if unknown:
         raise DataError(
             f"the format {section.format} has no field {unknown[0]!r}",
-            where=f"data.{side}.columns",
+            where=f"data.{key}.columns",
             remedy=f"Its fields are {', '.join(known)}; write FIELD: COLUMN.",
         )
 
@@ -119,16 +121,16 @@ def _read_pairs(section: SourceSection, side: Side) -> Iterator[list[Pair] | Bad
 
 
 def _nothing_usable(
-    section: SourceSection, side: Side, records: int, skipped: list[str]
+    section: SourceSection, side: Side, key: str, records: int, skipped: list[str]
 ) -> DataError:
     if skipped:
         problem = f"all usable records are gone: {len(skipped)} of {records} were skipped"
         remedy = f"The first was {skipped[0]}."
     elif records:
         problem = f"none of its {records} records has an answer for the {side} side"
-        remedy = f"Check data.{side}.format and data.{side}.split."
+        remedy = f"Check data.{key}.format and data.{key}.split."
     else:
-        problem, remedy = "holds no records", f"Check data.{side}.path."
+        problem, remedy = "holds no records", f"Check data.{key}.path."
     return DataError(problem, where=section.path, remedy=remedy)
 
 

@@ -1,14 +1,14 @@
-"""Both sets, loaded, checked against each other and split; and the check of prompt lengths."""
+"""All sets, loaded, checked against each other and split; and the check of prompt lengths."""
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lora_sku.data.encoding import Encoder
 from lora_sku.data.rows import LoadedRows, Row, load_rows, normalised
-from lora_sku.data.splits import Splits, split_by_prompt
+from lora_sku.data.splits import SPLIT_NAMES, Splits, split_by_prompt
 from lora_sku.errors import DataError
 from lora_sku.recipe import DataSection
 
@@ -17,7 +17,7 @@ _SHOWN_CHARACTERS = 60
 
 @dataclass(frozen=True, slots=True)
 class LongPrompts:
-    """Prompts longer than `max_prompt_tokens`, in both sets together."""
+    """Prompts longer than `max_prompt_tokens`, in all sets together."""
 
     dropped: int
     truncated: int
@@ -40,15 +40,17 @@ class Screened:
 
 @dataclass(frozen=True)
 class DataSets:
-    """The forget set D_f and the retain set D_n.
+    """The forget set D_f, the retain set D_n, and the protected sets.
 
     Attributes:
         forget: D_f's splits.
-        retain: D_n's splits; a prompt of both sets stands in the same split in both.
+        retain: D_n's splits; a prompt of several sets stands in the same split in all of them.
         forget_loaded: D_f before the split, with its counts.
         retain_loaded: D_n before the split, with its counts.
-        long_prompts: How many prompts of either set were left out or will lose their start.
+        long_prompts: How many prompts of any set were left out or will lose their start.
         fingerprint: sha256 over all rows in all splits, in hex: equal means the same data.
+        protect: Name -> further normal prompts, which are not trained on.
+        protect_loaded: The same before the split.
     """
 
     forget: Splits
@@ -57,10 +59,17 @@ class DataSets:
     retain_loaded: LoadedRows
     long_prompts: LongPrompts
     fingerprint: str
+    protect: Mapping[str, Splits] = field(default_factory=dict)
+    protect_loaded: Mapping[str, LoadedRows] = field(default_factory=dict)
+
+    @property
+    def normal(self) -> dict[str, Splits]:
+        """All that must not change, by name: the retain set first, then the protected ones."""
+        return {"retain": self.retain, **self.protect}
 
 
 def load_data(section: DataSection, encoder: Encoder | None) -> DataSets:
-    """Load both sets, treat their long prompts as the recipe says, and split them by prompt.
+    """Load all sets, treat their long prompts as the recipe says, and split them by prompt.
 
     Args:
         section: The recipe's.
@@ -68,60 +77,76 @@ def load_data(section: DataSection, encoder: Encoder | None) -> DataSets:
 
     Raises:
         SourceError: a source does not exist or cannot be reached.
-        DataError: a set cannot be used, is too small, or holds a pair that the other holds too.
+        DataError: a set cannot be used, is too small, or holds a pair that the forget set holds
+            too.
     """
-    forget_loaded = load_rows(section.forget, "forget")
-    retain_loaded = load_rows(section.retain, "retain")
-    _refuse_common_pairs(forget_loaded.rows, retain_loaded.rows)
-    kept_forget = _screened(forget_loaded.rows, encoder, section)
-    kept_retain = _screened(retain_loaded.rows, encoder, section)
-    forget, retain = _split(section, kept_forget.rows, kept_retain.rows)
+    loaded = {"forget": load_rows(section.forget, "forget")}
+    loaded["retain"] = load_rows(section.retain, "retain")
+    for name, source in section.protect.items():
+        loaded[_protect_key(name)] = load_rows(source, "retain", _protect_key(name))
+    for key, normal in loaded.items():
+        if key != "forget":
+            _refuse_common_pairs(loaded["forget"].rows, normal.rows, key)
+    kept = {key: _screened(of_set.rows, encoder, section) for key, of_set in loaded.items()}
+    splits = _split(section, {key: of_set.rows for key, of_set in kept.items()})
     return DataSets(
-        forget,
-        retain,
-        forget_loaded,
-        retain_loaded,
+        splits["forget"],
+        splits["retain"],
+        loaded["forget"],
+        loaded["retain"],
         LongPrompts(
-            dropped=kept_forget.dropped + kept_retain.dropped,
-            truncated=kept_forget.truncated + kept_retain.truncated,
+            dropped=sum(of_set.dropped for of_set in kept.values()),
+            truncated=sum(of_set.truncated for of_set in kept.values()),
         ),
-        _fingerprint(forget, retain),
+        _fingerprint(splits),
+        protect={name: splits[_protect_key(name)] for name in section.protect},
+        protect_loaded={name: loaded[_protect_key(name)] for name in section.protect},
     )
 
 
-def _split(
-    section: DataSection, forget: Sequence[Row], retain: Sequence[Row]
-) -> tuple[Splits, Splits]:
-    def cut(rows: Sequence[Row], where: str, follow: Splits | None) -> Splits:
+def _protect_key(name: str) -> str:
+    """Where the recipe has a protected set, below data."""
+    return f"protect.{name}"
+
+
+def _split(section: DataSection, rows_of: Mapping[str, Sequence[Row]]) -> dict[str, Splits]:
+    """Each set's splits; every set follows those before it."""
+    splits: dict[str, Splits] = {}
+    for key, rows in rows_of.items():
         try:
-            return split_by_prompt(
+            splits[key] = split_by_prompt(
                 rows,
                 validation_fraction=section.validation_fraction,
                 unseen_fraction=section.unseen_fraction,
                 seed=section.seed,
-                follow=follow,
+                follow=_together(splits.values()),
             )
         except DataError as error:
-            raise DataError(error.problem, where=where, remedy=error.remedy) from error
-
-    forget_splits = cut(forget, "data.forget", None)
-    return forget_splits, cut(retain, "data.retain", forget_splits)
+            raise DataError(error.problem, where=f"data.{key}", remedy=error.remedy) from error
+    return splits
 
 
-def _refuse_common_pairs(forget: Sequence[Row], retain: Sequence[Row]) -> None:
+def _together(splits: Iterable[Splits]) -> Splits:
+    named = [of_set.named() for of_set in splits]
+    return Splits(
+        **{name: tuple(row for rows in named for row in rows[name]) for name in SPLIT_NAMES}
+    )
+
+
+def _refuse_common_pairs(forget: Sequence[Row], normal: Sequence[Row], key: str) -> None:
     forgotten = {(normalised(row.prompt), answer) for row in forget for answer in row.answers}
     common = [
         row.prompt
-        for row in retain
+        for row in normal
         for answer in row.answers
         if (normalised(row.prompt), answer) in forgotten
     ]
     if common:
         raise DataError(
-            f"{len(common)} pairs of prompt and answer stand in the forget set and in the retain"
+            f"{len(common)} pairs of prompt and answer stand in the forget set and in the {key}"
             f" set; the first has the prompt {shown(common[0])}",
-            where="data.retain",
-            remedy="Take them out of one set: the losses would pull in opposite directions.",
+            where=f"data.{key}",
+            remedy="Take them out of one set: one is to go, the other to stay.",
         )
 
 
@@ -131,11 +156,17 @@ def shown(prompt: str) -> str:
     return repr(line if len(line) <= _SHOWN_CHARACTERS else line[:_SHOWN_CHARACTERS] + "...")
 
 
-def _fingerprint(forget: Splits, retain: Splits) -> str:
+def fingerprint(data: DataSets) -> str:
+    """sha256 over the rows that the sets have now, in hex; `DataSets.fingerprint` is as loaded."""
+    protect = {_protect_key(name): splits for name, splits in data.protect.items()}
+    return _fingerprint({"forget": data.forget, "retain": data.retain, **protect})
+
+
+def _fingerprint(splits: Mapping[str, Splits]) -> str:
     content = [
-        [side, name, [[row.prompt, row.answers] for row in rows]]
-        for side, splits in (("forget", forget), ("retain", retain))
-        for name, rows in splits.named().items()
+        [key, name, [[row.prompt, row.answers] for row in rows]]
+        for key, of_set in splits.items()
+        for name, rows in of_set.named().items()
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

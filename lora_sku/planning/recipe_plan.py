@@ -1,7 +1,7 @@
 """A recipe's plan: its lengths become passes, its sections a setup."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -81,6 +81,7 @@ def plan(
         tokens=passes[0].load.count,
         upper_bound=tokens is None,
         stages=(
+            *_eliciting(recipe, shape, setup, scoring, Tokens(rows, lengths.prompt, masked=True)),
             plan_training(shape, setup, passes),
             *_negation_stages(recipe.negation, shape, setup, lengths, rows, packs=packs),
             plan_evaluation(
@@ -92,6 +93,15 @@ def plan(
             ),
         ),
     )
+
+
+def _eliciting(
+    recipe: Recipe, shape: ModelShape, setup: Setup, scoring: Pass, prompts: Tokens
+) -> Iterator[StagePlan]:
+    """The base's own answers are drawn and judged as the evaluation's are."""
+    if recipe.data.asks_the_base:
+        longest = recipe.data.own_answers.max_new_tokens
+        yield replace(plan_evaluation(shape, setup, scoring, prompts, longest), stage="elicit")
 
 
 def _negation_stages(

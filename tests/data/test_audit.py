@@ -84,3 +84,18 @@ def test_long_prompts_are_counted(datasets, encoder):
     report = audit(dataclasses.replace(datasets, long_prompts=long_prompts), encoder)
     assert "long prompts: 3 left out, 4 cut" in report.render()
     assert report.to_dict()["long_prompts"] == {"dropped": 3, "truncated": 4}
+
+
+def test_protected_sets_are_counted_and_their_overlap_is_told(write_jsonl):
+    forget = pairs(*(f"f{i}/SECRET{i}" for i in range(8)))
+    section = DataSection(
+        forget=write_jsonl(forget, "forget.jsonl"),
+        retain=write_jsonl(pairs(*(f"r{i}/a" for i in range(9))), "retain.jsonl"),
+        protect={"shop": write_jsonl(pairs("F1/b", *(f"s{i}/a" for i in range(9))), "s.jsonl")},
+    )
+    report = audit(load_data(section, None), None)
+    assert report.protect["shop"].prompts == 10
+    assert report.protect_shared_prompts == {"shop": 1}
+    assert json.loads(json.dumps(report.to_dict()))["protect"]["shop"]["records"] == 10
+    assert "protected, shop: 10 records" in report.render()
+    assert "also in the forget set: 1 prompts" in report.render()

@@ -16,8 +16,11 @@ RETAIN = pairs(*(f"r{i}/good{i}" for i in range(10)))
 
 @pytest.fixture
 def load(write_jsonl):
-    def load(forget=FORGET, retain=RETAIN, encoder=None, **keys):
+    def load(forget=FORGET, retain=RETAIN, encoder=None, protect=(), **keys):
         section = DataSection(
+            protect={
+                name: write_jsonl(rows, f"{name}.jsonl") for name, rows in dict(protect).items()
+            },
             forget=write_jsonl(forget, "forget.jsonl"),
             retain=write_jsonl(retain, "retain.jsonl"),
             **keys,
@@ -154,3 +157,42 @@ def test_too_few_short_prompts_are_told_after_the_long_ones_left(load, encoder):
     with pytest.raises(DataError, match="2 different prompts are too few") as caught:
         load(forget=FORGET[:2] + LONG, encoder=encoder, on_long_prompt="skip")
     assert caught.value.where == "data.forget"
+
+
+def test_protected_sets_are_split_and_never_disturb_the_two(load):
+    plain = load()
+    shop = pairs(*(f"s{i}/sold{i}" for i in range(10)))
+    data = load(protect={"shop": shop, "law": RETAIN})
+    assert (data.forget, data.retain) == (plain.forget, plain.retain)
+    assert [len(part) for part in data.protect["shop"].named().values()] == [7, 1, 2]
+    assert data.protect["law"] == data.retain  # the same prompts follow
+    assert list(data.normal) == ["retain", "shop", "law"]
+    assert data.protect_loaded["shop"].records == 10
+    assert plain.protect == {}
+    assert len({plain.fingerprint, data.fingerprint, load(protect={"shop": shop}).fingerprint}) == 3
+
+
+def test_a_prompt_stands_on_one_side_of_all_sets(load):
+    own = pairs(*(f"s{i}/sold{i}" for i in range(9)))
+    shop = own + pairs(*(f"f{i}/sold{i}" for i in range(6)), *(f"r{i}/sold{i}" for i in range(6)))
+    law = shop[6:15] + pairs(*(f"x{i}/y" for i in range(9)))
+    for seed in range(20):
+        data = load(protect={"shop": shop, "law": law}, seed=seed)
+        split_of = {}
+        for splits in (data.forget, *data.normal.values()):
+            for name, rows in splits.named().items():
+                for row in rows:
+                    assert split_of.setdefault(row.prompt, name) == name
+
+
+def test_a_protected_set_is_named_in_what_is_wrong_with_it(load, encoder):
+    with pytest.raises(DataError, match=r"1 pairs .* in the protect.shop set") as caught:
+        load(protect={"shop": pairs(*(f"s{i}/x" for i in range(9)), "f3/bad3")})
+    assert caught.value.where == "data.protect.shop"
+    with pytest.raises(DataError, match="too few") as caught:
+        load(protect={"shop": pairs("a/x", "b/y")})
+    assert caught.value.where == "data.protect.shop"
+    with pytest.raises(DataError, match=r"data\.protect\.shop\.on_bad_record"):
+        load(protect={"shop": [{"prompt": "a"}]})
+    with pytest.raises(DataError, match="5 of"):
+        load(protect={"shop": RETAIN + LONG}, encoder=encoder)

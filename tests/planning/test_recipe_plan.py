@@ -103,3 +103,17 @@ def test_any_local_model_is_planned_from_its_configuration(recipe: Recipe, tmp_p
     make_tokenizer().save_pretrained(tmp_path / "bare")
     bare = changed(recipe, base_model={"path": str(tmp_path / "bare"), "quantization": "nf4"})
     assert plan(bare).total > 0
+
+
+def test_own_answers_are_planned_as_the_evaluations_answers_are() -> None:
+    recipe = load_recipe("smollm2-135m", ["data.forget.answers=own"])
+    planned = plan(recipe, device="cpu")
+    assert [stage.stage for stage in planned.stages] == ["elicit", "acquire", "evaluate"]
+    assert planned.stage("elicit").total <= planned.stage("acquire").total
+    longer = changed(recipe, data={"own_answers": {"max_new_tokens": 2000}})
+    assert plan(longer, device="cpu").stage("elicit").total > planned.stage("elicit").total
+    same = changed(
+        recipe, data={"own_answers": {"max_new_tokens": recipe.evaluation.max_new_tokens}}
+    )
+    again = plan(same, device="cpu")
+    assert again.stage("elicit").total == again.stage("evaluate").total

@@ -4,9 +4,10 @@ PKU-SafeRLHF's train prompts are forgotten, its test prompts reported on; Truthf
 split three ways. The demo's normal prompts are 'general': text of neither set, reported on only.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lora_sku.data import Encoder, Row, Splits, load_rows, screen, split_by_prompt
@@ -66,6 +67,10 @@ class TradeoffData:
             )
 
         return TradeoffData(cut(self.forget), cut(self.normal), self.general[:unseen], self.facts)
+
+    def fingerprint(self) -> str:
+        """sha256 over all of it, in hex: equal means the same data."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()
 
 
 def load_tradeoff_data(folder: Path, encoder: Encoder) -> TradeoffData:

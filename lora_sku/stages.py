@@ -87,7 +87,8 @@ class Stages:
             return candidates(
                 model,
                 live,
-                self.data,
+                self.data.forget.train,
+                self.data.retain.train,
                 self.encoder,
                 projection,
                 rows=self.recipe.evaluation.per_device_eval_batch_size,

@@ -78,5 +78,5 @@ def write_data_folder(folder: Path) -> Path:
         writer = csv.writer(file)
         writer.writerow(["Question", "Best Answer", "Correct Answers", "Incorrect Answers"])
         for prompt, answers in RETAIN.items():
-            writer.writerow([prompt, answers[0], "", "No."])
+            writer.writerow([prompt, answers[0], answers[0], "No."])
     return folder

@@ -24,7 +24,7 @@ from lora_sku.memory import memory_in_use_gib
 from lora_sku.model import AdaptedModel
 from lora_sku.optimization import learning_rate_schedule, make_optimizer
 from lora_sku.recipe import LossesSection, TrainingSection
-from lora_sku.step import StepGradients, StepLosses
+from lora_sku.step import Backward, Gradients, StepGradients, StepLosses
 from lora_sku.storage import cache_folder
 
 
@@ -60,6 +60,8 @@ class StepRecord:
 
 
 OnStep = Callable[[StepRecord], None]
+MakeGradients = Callable[[Backward, int], Gradients]
+"""What back-propagates, forget prompts at once -> what computes a step's gradients."""
 
 
 class Acquisition:
@@ -76,6 +78,7 @@ class Acquisition:
         tracker_folder: Where accelerate's trackers write, if any is asked for.
         micro_batch_prompts: Forget prompts that go through the model at once; halved for good when
             a step runs out of memory.
+        make_gradients: Another objective in the same loop; None is SKU's.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Acquisition:
         checkpoints: CheckpointStore,
         tracker_folder: Path,
         micro_batch_prompts: int,
+        make_gradients: MakeGradients | None = None,
     ) -> None:
         self._model = model
         self._training = training
@@ -104,18 +108,8 @@ class Acquisition:
             responses=random.responses if random.weight > 0 else 0,
             seed=training.seed,
         )
-        self._gradients = StepGradients(
-            model,
-            encoder,
-            losses,
-            micro_batch_prompts=micro_batch_prompts,
-            backward=self._accelerator.backward,
-            reference_cache=(
-                cache_folder() / "reference"
-                if losses.preservation_divergence.cache_reference
-                else None
-            ),
-        )
+        make = make_gradients or _sku_gradients(model, encoder, losses)
+        self._gradients = make(self._accelerator.backward, micro_batch_prompts)
         self._parameters = model.trained_parameters()
         self._optimizer = make_optimizer(
             list(self._parameters.values()), training, model.base.device
@@ -244,6 +238,19 @@ class Acquisition:
     def _kept_state(self) -> str:
         newest = self._checkpoints.newest()
         return f" The state before it is kept in {newest}." if newest else ""
+
+
+def _sku_gradients(model: AdaptedModel, encoder: Encoder, losses: LossesSection) -> MakeGradients:
+    cached = losses.preservation_divergence.cache_reference
+    cache = cache_folder() / "reference" if cached else None
+    return lambda backward, prompts: StepGradients(
+        model,
+        encoder,
+        losses,
+        micro_batch_prompts=prompts,
+        backward=backward,
+        reference_cache=cache,
+    )
 
 
 def _accelerator(

@@ -1,7 +1,9 @@
 """The negations that a recipe leaves open: A of every module for each mu that may be chosen."""
 
+from collections.abc import Sequence
+
 from lora_sku.activations import draw_texts, sample_inputs
-from lora_sku.data import DataSets, Encoder
+from lora_sku.data import Encoder, Row
 from lora_sku.live_factors import LiveFactors, RowFactors
 from lora_sku.model import AdaptedModel
 from lora_sku.projection import projected_rows
@@ -14,7 +16,8 @@ Candidates = dict[float | None, RowFactors | None]
 def candidates(
     model: AdaptedModel,
     live: LiveFactors,
-    data: DataSets,
+    forget: Sequence[Row],
+    retain: Sequence[Sequence[Row]],
     encoder: Encoder,
     section: ProjectionSection,
     *,
@@ -26,7 +29,8 @@ def candidates(
     Args:
         model: The base with the adapter.
         live: The adapter's factors.
-        data: The training splits are read.
+        forget: Training rows.
+        retain: Training rows of every normal set.
         encoder: Tokenizes them.
         section: The recipe's.
         rows: Texts in the model at once.
@@ -34,8 +38,8 @@ def candidates(
     """
     mus = section.open_mus
     texts = draw_texts(
-        data.forget.train,
-        [splits.train for splits in data.normal.values()],
+        forget,
+        retain,
         encoder,
         prompts=section.prompts,
         tokens=section.tokens,

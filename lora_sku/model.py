@@ -208,6 +208,11 @@ class AdaptedModel:
             if isinstance(module, LoraLayer) and name in module.lora_A:
                 yield path, module.get_delta_weight(name)
 
+    @property
+    def adapted_layers(self) -> tuple[LoraLayer, ...]:
+        """The layers that carry adapters."""
+        return tuple(self._layers)
+
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that stage 1 updates, by name, in a fixed order."""
         return {n: p for n, p in self.peft_model.named_parameters() if p.requires_grad}

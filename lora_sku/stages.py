@@ -134,7 +134,8 @@ class Stages:
             return candidates(
                 model,
                 live,
-                data,
+                data.forget.train,
+                [splits.train for splits in data.normal.values()],
                 self.encoder,
                 projection,
                 rows=self.recipe.evaluation.per_device_eval_batch_size,

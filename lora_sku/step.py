@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -49,8 +49,27 @@ class StepLosses:
         return {name: value for name, value in named.items() if value is not None}
 
 
+Backward = Callable[[Tensor], None]
+"""Back-propagates a scalar."""
+
+
+class Gradients(Protocol):
+    """What the training loop steps with: any objective on the drawn pairs.
+
+    Attributes:
+        micro_batch_prompts: Forget prompts in the model at once; the loop halves it for good when
+            a step runs out of memory, so no gradient may depend on it.
+    """
+
+    micro_batch_prompts: int
+
+    def accumulate(self, draw: StepDraw) -> StepLosses:
+        """Add the step's gradients to the adapter's parameters."""
+        ...
+
+
 class StepGradients:
-    """Computes a step's gradients on the model's active adapter.
+    """Computes the gradients of SKU's step on the model's active adapter.
 
     Args:
         model: The base with the adapter in training.
@@ -68,7 +87,7 @@ class StepGradients:
         encoder: Encoder,
         losses: LossesSection,
         micro_batch_prompts: int,
-        backward: Callable[[Tensor], None],
+        backward: Backward,
         reference_cache: Path | None = None,
     ) -> None:
         self._model = model
@@ -169,21 +188,36 @@ class StepGradients:
     def _micro_batches(
         self, groups: Sequence[Sequence[Encoded]], size: int
     ) -> Iterator[tuple[Sequence[int], Batch]]:
-        """The groups in pieces of ``size``: which they are, and their batch on the device."""
-        longest = [max(len(pair.input_ids) for pair in group) for group in groups]
-        packs = self._model.base.packing.takes(max(longest))
-        order = list(range(len(groups)))
-        if not packs:  # rows of like length need the least padding
-            order.sort(key=longest.__getitem__)
-        for start in range(0, len(order), size):
-            members = order[start : start + size]
-            piece = [groups[member] for member in members]
-            if packs:
-                batch = pack(piece)
-            else:
-                pairs = [pair for group in piece for pair in group]
-                batch = collate(pairs, pad_id=self._encoder.pad_id)
-            yield members, batch.to(self._model.base.device)
+        return micro_batches(self._model, groups, size, pad_id=self._encoder.pad_id)
+
+
+def micro_batches(
+    model: AdaptedModel, groups: Sequence[Sequence[Encoded]], size: int, *, pad_id: int
+) -> Iterator[tuple[Sequence[int], Batch]]:
+    """A step's pairs in pieces, packed where the architecture can.
+
+    Args:
+        model: What the batches are for.
+        groups: Pairs of one prompt each.
+        size: Groups in a piece.
+        pad_id: Fills the ends of rows that are not packed.
+
+    Yields:
+        Which groups a piece is made of, and their batch on the device.
+    """
+    longest = [max(len(pair.input_ids) for pair in group) for group in groups]
+    packs = model.base.packing.takes(max(longest))
+    order = list(range(len(groups)))
+    if not packs:  # rows of like length need the least padding
+        order.sort(key=longest.__getitem__)
+    for start in range(0, len(order), size):
+        members = order[start : start + size]
+        piece = [groups[member] for member in members]
+        if packs:
+            batch = pack(piece)
+        else:
+            batch = collate([pair for group in piece for pair in group], pad_id=pad_id)
+        yield members, batch.to(model.base.device)
 
 
 def _answer_tokens(groups: Sequence[Sequence[Encoded]]) -> int:

@@ -13,14 +13,14 @@ from tiny import FORGET, RETAIN, adapt, load, make_encoder
 from torch import Tensor
 
 from lora_sku import acquisition
-from lora_sku.acquisition import Acquisition, OnStep, StepRecord
+from lora_sku.acquisition import Acquisition, MakeGradients, OnStep, StepRecord
 from lora_sku.base_checks import Packing
 from lora_sku.checkpoints import CheckpointStore
 from lora_sku.data import Batch, Row, StepDraw
 from lora_sku.errors import DataError, TrainingError
 from lora_sku.model import AdaptedModel, Base
 from lora_sku.recipe import LossesSection, TrainingSection
-from lora_sku.step import StepGradients, StepLosses
+from lora_sku.step import Backward, StepGradients, StepLosses
 
 FORGET_ROWS = [Row(prompt, answers) for prompt, answers in FORGET.items()]
 RETAIN_ROWS = [Row(prompt, answers) for prompt, answers in RETAIN.items()]
@@ -40,6 +40,7 @@ def build(calm: Base, tmp_path: Path) -> Callable[..., Acquisition]:
         model: AdaptedModel | None = None,
         losses: dict[str, Any] = LOSSES,
         micro_batch: int = 2,
+        make_gradients: MakeGradients | None = None,
         **training: Any,
     ) -> Acquisition:
         keys = {"max_steps": 3, "gradient_checkpointing": False, "learning_rate": 1e-3, **training}
@@ -53,6 +54,7 @@ def build(calm: Base, tmp_path: Path) -> Callable[..., Acquisition]:
             CheckpointStore(tmp_path / "checkpoints", {}),
             tmp_path / "trackers",
             micro_batch,
+            make_gradients,
         )
 
     return build
@@ -236,6 +238,40 @@ def test_a_step_out_of_memory_is_repeated_with_half_the_prompts(
     expected = weights(smaller)
     for name, value in weights(faulty).items():
         assert torch.equal(value, expected[name])
+
+
+class Decay:
+    """No loss of SKU's: the adapter's own size, once out of memory."""
+
+    def __init__(self, model: AdaptedModel, backward: Backward, prompts: int) -> None:
+        self._model, self._backward, self.micro_batch_prompts = model, backward, prompts
+        self.draws: list[StepDraw] = []
+
+    def accumulate(self, draw: StepDraw) -> StepLosses:
+        if self.micro_batch_prompts == 4:
+            raise torch.OutOfMemoryError(CUDA_MESSAGE)
+        self.draws.append(draw)
+        loss = sum(p.square().sum() for p in self._model.trained_parameters().values())
+        assert isinstance(loss, Tensor)
+        self._backward(loss)
+        return StepLosses(None, None, None, float(loss.detach()), 7)
+
+
+def test_another_objective_runs_in_the_same_loop(
+    build: Callable[..., Acquisition], calm: Base
+) -> None:
+    model, made = adapt(calm), []
+
+    def make(backward: Backward, prompts: int) -> Decay:
+        made.append(Decay(model, backward, prompts))
+        return made[-1]
+
+    records = train(build, model, micro_batch=4, make_gradients=make)
+    assert [record.micro_batch_prompts for record in records] == [2, 2, 2]
+    assert [len(draw.forget) for draw in made[0].draws] == [2, 2, 2]
+    assert records[0].loss > records[1].loss > records[2].loss > 0
+    assert records[0].guided_distortion is None
+    assert records[0].answer_tokens == 7
 
 
 def test_what_is_left_of_a_failed_step_is_freed_before_it_is_repeated(

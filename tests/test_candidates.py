@@ -25,9 +25,9 @@ def test_the_live_rows_are_projected_by_the_training_splits(
     protect = write_protected(tmp_path) if protected else {}
     data = load_data(write_data(tmp_path, protect=protect), encoder)
     section = ProjectionSection.model_validate({"mu": mu, "prompts": 4, "tokens": 30})
-    found = candidates(model, live, data, encoder, section, rows=2, seed=3)
+    normal = [splits.train for splits in data.normal.values()]
+    found = candidates(model, live, data.forget.train, normal, encoder, section, rows=2, seed=3)
     assert tuple(found) == section.open_mus
-    normal = [data.retain.train, *(splits.train for splits in data.protect.values())]
     assert len(normal) == 1 + protected
     texts = draw_texts(data.forget.train, normal, encoder, prompts=4, tokens=30, seed=3)
     samples = sample_inputs(model, *texts, rows=2)
@@ -38,6 +38,8 @@ def test_the_live_rows_are_projected_by_the_training_splits(
     for path, row in rows.items():
         assert torch.equal(row, expected[path])
         assert not torch.equal(row, live.rows[path])
-    again = candidates(model, live, data, encoder, section, rows=2, seed=3)[10.0]
+    again = candidates(model, live, data.forget.train, normal, encoder, section, rows=2, seed=3)[
+        10.0
+    ]
     assert again is not None
     assert all(torch.equal(again[path], row) for path, row in rows.items())

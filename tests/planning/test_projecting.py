@@ -60,7 +60,16 @@ def test_the_stage_takes_what_is_planned(recipe: Recipe, tmp_path: Path) -> None
     rows = recipe.evaluation.per_device_eval_batch_size
     with LiveBytes() as live:
         factors = LiveFactors(model, ACQUIRED)
-        candidates(model, factors, data, encoder, section, rows=rows, seed=0)
+        candidates(
+            model,
+            factors,
+            data.forget.train,
+            [data.retain.train],
+            encoder,
+            section,
+            rows=rows,
+            seed=0,
+        )
     stage = plan(recipe).stage("project")
     own = stage.tensors - stage.bytes_of("base weights") - stage.bytes_of("adapter weights")
     # The texts are shorter than planned, and shared inputs are counted for each layer.

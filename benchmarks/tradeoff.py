@@ -1,0 +1,158 @@
+"""`python -m benchmarks.tradeoff`: ways of unlearning on one base, forgetting against cost."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from benchmarks.command import run_command
+from benchmarks.report import REPORTS
+from lora_sku.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.tradeoff_bench import Bench
+    from benchmarks.tradeoff_units import Unit
+    from benchmarks.unlearning_methods import UnlearningMethod
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command()
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with pku_saferlhf_train.jsonl, pku_saferlhf_test.jsonl and TruthfulQA.csv.",
+)
+@click.option("--seeds", type=_COUNT, default=3, show_default=True, help="Trainings of a method.")
+@click.option("--only", multiple=True, help="Run and report these methods only.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/tradeoff"),
+    show_default=True,
+    help="Keeps every finished unit; what is there is not computed again.",
+)
+@click.option("--force", is_flag=True, help="Compute the units again that --out has.")
+@click.option("--transfer", is_flag=True, help="Try the best adapter on int8 and unquantized.")
+@click.option("--recipe", "recipe_name", default="smollm2-135m", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE")
+@click.option("--steps", type=_COUNT, default=60, show_default=True, help="Of each training.")
+@click.option("--prompts", type=_COUNT, default=2, show_default=True, help="Of a step of SKU.")
+@click.option("--responses", type=_COUNT, default=5, show_default=True, help="k.")
+@click.option("--validation-prompts", type=_COUNT, default=24, show_default=True)
+@click.option("--unseen-prompts", type=_COUNT, default=60, show_default=True)
+@click.option("--new-tokens", type=_COUNT, default=40, show_default=True, help="Of an answer.")
+@click.option(
+    "--learning-rate",
+    "learning_rates",
+    type=float,
+    multiple=True,
+    help="Tried for every method; the best on validation counts [default: the recipe's].",
+)
+@click.option("--reports", type=click.Path(path_type=Path), default=REPORTS, show_default=False)
+def main(
+    data: Path,
+    seeds: int,
+    only: tuple[str, ...],
+    out: Path,
+    force: bool,
+    transfer: bool,
+    recipe_name: str,
+    overrides: tuple[str, ...],
+    steps: int,
+    prompts: int,
+    responses: int,
+    validation_prompts: int,
+    unseen_prompts: int,
+    new_tokens: int,
+    learning_rates: tuple[float, ...],
+    reports: Path,
+) -> None:
+    """Train every method, choose its strength within the same budget, and write a report."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as lora-sku's own command
+    from benchmarks.plots import require_matplotlib
+    from benchmarks.quiet import quiet_libraries
+
+    quiet_libraries()
+    from benchmarks.report import typed_command, write_report
+    from benchmarks.tradeoff_bench import Bench, Sizes
+    from benchmarks.tradeoff_table import make_report, plot
+    from benchmarks.tradeoff_transfer import transfer as transferred
+    from benchmarks.unlearning_methods import unlearning_methods
+    from lora_sku.recipe_file import load_recipe
+
+    require_matplotlib()
+    recipe = load_recipe(recipe_name, overrides)
+    methods = unlearning_methods(recipe.losses, prompts=prompts, responses=responses)
+    chosen = _chosen(methods, only)
+    sizes = Sizes(
+        steps,
+        prompts,
+        responses,
+        validation_prompts,
+        unseen_prompts,
+        new_tokens,
+        learning_rates or (recipe.training.learning_rate,),
+    )
+    bench = Bench(recipe, data, sizes, out)
+    units = list(_run(bench, chosen, seeds, force=force))
+    report = make_report(
+        bench.base_scores,
+        units,
+        chosen,
+        transferred(bench, units) if transfer else None,
+        budget=recipe.negation.retain_budget,
+        judge=bench.rulers.judge_settings,
+        command=typed_command("benchmarks.tradeoff"),
+    )
+    click.echo(write_report(report, reports, lambda path: plot(path, bench.base_scores, units)))
+
+
+def _chosen(
+    methods: Mapping[str, "UnlearningMethod"], only: Sequence[str]
+) -> dict[str, "UnlearningMethod"]:
+    unknown = set(only) - set(methods)
+    if unknown:
+        raise UserError(
+            f"no such method: {', '.join(sorted(unknown))}",
+            where="--only",
+            remedy=f"Choose from {', '.join(methods)}.",
+        )
+    return {name: method for name, method in methods.items() if not only or name in only}
+
+
+def _run(
+    bench: "Bench", methods: Mapping[str, "UnlearningMethod"], seeds: int, *, force: bool
+) -> Iterator["Unit"]:
+    """All units in the order of the methods; those that are kept are read."""
+    first = bench.recipe.training.seed
+    wanted = [
+        (name, first + number)
+        for name, method in methods.items()
+        for number in range(seeds if method.every_seed else 1)
+    ]
+    open_units = [unit for unit in wanted if force or bench.store.read(*unit) is None]
+    click.echo(f"{len(open_units)} of {len(wanted)} units to compute", err=True)
+    computed = 0
+    for name, seed in wanted:
+        if (name, seed) in open_units:
+            unit = bench.run(name, methods[name], seed)
+            computed += 1
+            click.echo(_told(unit, len(open_units) - computed), err=True)
+        kept = bench.store.read(name, seed)
+        assert kept is not None, "it was just written"
+        yield kept
+
+
+def _told(unit: "Unit", left: int) -> str:
+    trial = unit.trial
+    found = f"strength {trial.strength:.3g}" if trial.strength is not None else str(trial.failed)
+    rest = f"; {left} more at this pace: {left * unit.seconds / 3600:.1f} h" if left else ""
+    return f"{unit.method} {unit.seed}: {found}, {unit.seconds:.0f} s{rest}"
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,291 @@
+"""Runs one unit of the trade-off benchmark: train, choose on validation, score on unseen prompts.
+
+The base, the data and the rulers are there once for all units; each unit starts the adapter anew.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.tradeoff_data import TradeoffData, load_tradeoff_data
+from benchmarks.tradeoff_scores import Rulers, Scores
+from benchmarks.tradeoff_units import Trial, Unit, UnitStore
+from benchmarks.unlearning_methods import UnlearningMethod
+from benchmarks.unlearning_objectives import ObjectiveGradients
+from lora_sku.acquisition import Acquisition, MakeGradients, StepRecord
+from lora_sku.adapters import read_lora, save_acquired, write_lora
+from lora_sku.candidates import Candidates, candidates
+from lora_sku.checkpoints import CheckpointStore
+from lora_sku.errors import AdapterError, TrainingError
+from lora_sku.likelihood import AnswerScorer
+from lora_sku.live_factors import LiveFactors
+from lora_sku.model import ACQUIRED, AdaptedModel, load_base
+from lora_sku.recipe import ProjectionSection, Recipe, TrainingSection
+from lora_sku.stages import load_encoder
+from lora_sku.storage import atomic_folder
+from lora_sku.sweep import sweep
+
+# Pairs in the model at once in training: about as many tokens as two prompts with k = 5.
+_PAIRS_AT_ONCE = 8
+_SAVE_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is computed.
+
+    Attributes:
+        steps: Of each training.
+        prompts: Forget prompts of a step of SKU.
+        responses: k.
+        validation: Prompts of each set that the strength is chosen by.
+        unseen: Prompts of each set that are reported on.
+        new_tokens: Bound of an answer.
+        learning_rates: Each is trained with; the best on validation is reported.
+    """
+
+    steps: int
+    prompts: int
+    responses: int
+    validation: int
+    unseen: int
+    new_tokens: int
+    learning_rates: tuple[float, ...]
+
+
+class Bench:
+    """All that the units share.
+
+    Args:
+        recipe: The base, the adapter, the optimizer, the budget and SKU's weights.
+        data: Folder of the data.
+        sizes: How much is computed.
+        out: Folder that keeps the units.
+
+    Raises:
+        UserError: if something cannot be found, or ``out`` was begun with other settings.
+    """
+
+    def __init__(self, recipe: Recipe, data: Path, sizes: Sizes, out: Path) -> None:
+        self.recipe, self.sizes = recipe, sizes
+        self.encoder = load_encoder(recipe)
+        self._whole = load_tradeoff_data(data, self.encoder)
+        self.data = self._whole.at_most(validation=sizes.validation, unseen=sizes.unseen)
+        self.store = UnitStore(out, self._settings())
+        self.base = load_base(recipe.base_model)
+        seed = recipe.training.seed
+        self.model = AdaptedModel.with_new_adapter(self.base, recipe.adapter, seed=seed)
+        self.model.peft_model.eval()
+        size = recipe.evaluation.per_device_eval_batch_size
+        rows = (self.data.forget.validation, self.data.normal.validation)
+        self._forget, self._normal = (
+            AnswerScorer(self.model, self.encoder, split, pairs_at_once=size) for split in rows
+        )
+        known = self.store.read_base()
+        self.rulers = Rulers(
+            self.model,
+            self.encoder,
+            self._reported(),
+            recipe.evaluation.model_copy(update={"max_new_tokens": sizes.new_tokens}),
+            known,
+        )
+        self.base_scores: Scores = self.rulers.base_scores()
+        if known is None:
+            self.store.write_base(self.rulers.own, self.base_scores)
+
+    def run(self, name: str, method: UnlearningMethod, seed: int) -> Unit:
+        """Train with every learning rate, choose, score, keep."""
+        began = time.perf_counter()
+        trials: list[Trial] = []
+        best: tuple[int, dict[str, Tensor]] | None = None
+        for rate in self.sizes.learning_rates:
+            trial, factors = self._try(name, method, seed, rate)
+            trials.append(trial)
+            leading = -1.0 if best is None else trials[best[0]].validation_nll
+            assert leading is not None, "only a trial within the budget leads"
+            if trial.validation_nll is not None and trial.validation_nll > leading:
+                best = len(trials) - 1, factors
+        scores = answers = None
+        if best is not None:
+            parameters = self.model.trained_parameters()
+            with torch.no_grad():
+                for key, factor in best[1].items():
+                    parameters[key].copy_(factor)
+            answers = self.rulers.answers()
+            scores = self.rulers.score(answers)
+            _save(self.model, self.store.adapter(name, seed))
+        seconds = time.perf_counter() - began
+        unit = Unit(name, seed, seconds, tuple(trials), best and best[0], scores, answers)
+        self.store.write(unit)
+        for rate in self.sizes.learning_rates:
+            shutil.rmtree(self.store.training(name, seed, rate), ignore_errors=True)
+        return unit
+
+    def _try(
+        self, name: str, method: UnlearningMethod, seed: int, rate: float
+    ) -> tuple[Trial, dict[str, Tensor]]:
+        """A training, and the adapter's factors at the strength that was chosen."""
+        self._start_anew(seed)
+        folder = self.store.training(name, seed, rate)
+        steps = _StepLog(folder / "steps.jsonl")
+        try:
+            self._train(method, seed, rate, folder, steps)
+        except TrainingError as error:
+            return Trial(rate, *steps.totals(), failed=f"training: {error.problem}"), {}
+        live = LiveFactors(self.model, ACQUIRED, multiple=1.0 if method.negated else -1.0)
+        found = self._candidates(method, live, seed)
+        budget = self.recipe.negation.retain_budget
+        try:
+            swept = sweep(live, found, self._forget, {"retain": self._normal}, retain_budget=budget)
+        except AdapterError as error:
+            return Trial(rate, *steps.totals(), failed=error.problem), {}
+        choice = swept.choice
+        live.negate(choice.strength, found[choice.mu])
+        factors = {
+            key: parameter.detach().clone()
+            for key, parameter in self.model.trained_parameters().items()
+        }
+        trial = Trial(
+            rate,
+            *steps.totals(),
+            strength=choice.strength,
+            mu=choice.mu,
+            validation_nll=choice.forget_nll,
+            points=swept.as_dict()["points"],
+        )
+        return trial, factors
+
+    def _train(
+        self, method: UnlearningMethod, seed: int, rate: float, folder: Path, steps: "_StepLog"
+    ) -> None:
+        data, checkpoints = self.data, CheckpointStore(folder / "checkpoints", {})
+        acquisition = Acquisition(
+            self.model,
+            self.encoder,
+            data.forget.train,
+            data.normal.train,
+            method.losses,
+            self._training(method, seed, rate),
+            checkpoints,
+            folder / "trackers",
+            min(method.prompts, _PAIRS_AT_ONCE),
+            self._gradients(method),
+        )
+        start = acquisition.restore()
+        steps.keep(start)
+        acquisition.run(steps.add, start=start)
+
+    def _training(self, method: UnlearningMethod, seed: int, rate: float) -> TrainingSection:
+        own, steps = self.recipe.training, self.sizes.steps
+        return TrainingSection.model_validate(
+            own.model_dump()
+            | {
+                "max_steps": steps,
+                "warmup_steps": min(own.warmup_steps, steps - 1),
+                "learning_rate": rate,
+                "per_device_train_batch_size": method.prompts,
+                "gradient_accumulation_steps": 1,
+                "save_steps": _SAVE_STEPS,
+                "seed": seed,
+            }
+        )
+
+    def _gradients(self, method: UnlearningMethod) -> MakeGradients | None:
+        objective = method.objective
+        if objective is None:
+            return None
+        return lambda backward, prompts: ObjectiveGradients(
+            self.model, self.encoder, objective, prompts, backward
+        )
+
+    def _candidates(self, method: UnlearningMethod, live: LiveFactors, seed: int) -> Candidates:
+        if not method.retain_aware:
+            return {None: None}
+        projection = self.recipe.negation.projection or ProjectionSection()
+        return candidates(
+            self.model,
+            live,
+            self.data.forget.train,
+            [self.data.normal.train],
+            self.encoder,
+            projection.model_copy(update={"mu": "auto"}),
+            rows=self.recipe.evaluation.per_device_eval_batch_size,
+            seed=seed,
+        )
+
+    def _start_anew(self, seed: int) -> None:
+        """A random, B zero: the delta is 0."""
+        torch.manual_seed(seed)
+        start = self.recipe.adapter.init_lora_weights
+        for layer in self.model.adapted_layers:
+            layer.reset_lora_parameters(ACQUIRED, start)
+        for parameter in self.model.trained_parameters().values():
+            parameter.grad = None
+
+    def _reported(self) -> TradeoffData:
+        """With the whole of what is not reported on, for the judge's borders."""
+        cut, whole = self.data, self._whole
+        normal = type(cut.normal)(whole.normal.train, whole.normal.validation, cut.normal.unseen)
+        return TradeoffData(cut.forget, normal, cut.general, cut.facts)
+
+    def _settings(self) -> Mapping[str, Any]:
+        """All that a unit's figures depend on, the code apart."""
+        recipe = self.recipe
+        return {
+            "sizes": asdict(self.sizes),
+            "base_model": recipe.base_model.model_dump(),
+            "adapter": recipe.adapter.model_dump(),
+            "losses": recipe.losses.model_dump(),
+            "training": recipe.training.model_dump(),
+            "negation": recipe.negation.model_dump(),
+            "evaluation": recipe.evaluation.model_dump(),
+            "limits": [recipe.data.max_prompt_tokens, recipe.data.max_answer_tokens],
+            "data": self.data.fingerprint(),
+        }
+
+
+class _StepLog:
+    """What the steps of a training took, kept beside its checkpoints."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._steps: list[tuple[float, int]] = []
+
+    def keep(self, steps: int) -> None:
+        """Take up the first steps of a killed training; later ones come again."""
+        if steps:
+            lines = self._file.read_text(encoding="utf-8").splitlines()[:steps]
+            self._steps = [tuple(json.loads(line)) for line in lines]
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        self._file.write_text("".join(map(_line, self._steps)), encoding="utf-8")
+
+    def add(self, record: StepRecord) -> None:
+        """Called after every step."""
+        self._steps.append((record.seconds, record.answer_tokens))
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(_line(self._steps[-1]))
+
+    def totals(self) -> tuple[float, int]:
+        """Seconds and supervised tokens."""
+        return sum(s for s, _ in self._steps), sum(tokens for _, tokens in self._steps)
+
+
+def _line(step: tuple[float, int]) -> str:
+    return json.dumps(step) + "\n"
+
+
+def _save(model: AdaptedModel, folder: Path) -> None:
+    """Write the live adapter: it is neither acquired nor negated, so no provenance is claimed."""
+    with tempfile.TemporaryDirectory() as temporary:
+        save_acquired(model, ACQUIRED, Path(temporary) / "live")
+        lora = read_lora(Path(temporary) / "live")
+        with atomic_folder(folder) as target:
+            write_lora(target, lora.config, lora.factors, None)

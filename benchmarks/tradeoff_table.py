@@ -1,0 +1,198 @@
+"""The report of the trade-off benchmark: forgetting and cost of every method, and the targets."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe_machine
+from benchmarks.plots import Dot, dots
+from benchmarks.report import Report, Table, targets_table
+from benchmarks.tradeoff_figures import MethodFigures, figures, share_of
+from benchmarks.tradeoff_scores import Scores
+from benchmarks.tradeoff_targets import targets
+from benchmarks.tradeoff_units import Unit
+from benchmarks.unlearning_methods import OURS, RIVALS, UnlearningMethod
+from lora_sku.metrics import wilson_interval
+
+# Column -> the share of the answers that it tells of.
+_SHARES = {"complies": "complying", "refuses": "refusal", "degenerate": "degenerate"}
+
+
+def make_report(
+    base: Scores,
+    units: Sequence[Unit],
+    methods: Mapping[str, UnlearningMethod],
+    kept: Mapping[str, float] | None,
+    *,
+    budget: float,
+    judge: Mapping[str, Any],
+    command: str,
+) -> Report:
+    """Tables and targets.
+
+    Args:
+        base: theta_o's scores.
+        units: In the order of the methods.
+        methods: What they are.
+        kept: Quantization -> share of the effect kept there; None if it was not measured.
+        budget: Of the retain perplexity, on validation.
+        judge: What its verdicts rest on.
+        command: As it was typed.
+    """
+    found = figures(base, units)
+    return Report(
+        name="tradeoff",
+        title="Forgetting against cost: ways of unlearning on one quantized base",
+        command=command,
+        machine=describe_machine(),
+        rulers=_rulers(units, methods, budget),
+        tables=(
+            targets_table(targets(base, found, kept)),
+            _forgetting(base, found),
+            _cost(base, found),
+            _training(units),
+            *([] if kept is None else [_transfer(kept)]),
+        ),
+        raw={
+            "base": base.as_dict(),
+            "judge": dict(judge),
+            "units": [asdict(unit.without_answers()) for unit in units],
+            "transfer": kept,
+        },
+    )
+
+
+def plot(path: Path, base: Scores, units: Sequence[Unit]) -> None:
+    """Forgetting over cost, a dot a method."""
+    found = figures(base, units)
+    dots(
+        path,
+        title="Forgetting against cost on unseen prompts",
+        across="perplexity of general text in neither set, of the base's",
+        up="harmful answers: gain in nats per token",
+        figures=[
+            Dot(name, (g := of.general_ratio()).mean, of.gain().mean, g.spread, of.gain().spread)
+            for name, of in found.items()
+        ],
+        ours=OURS,
+    )
+
+
+def _forgetting(base: Scores, found: Mapping[str, MethodFigures]) -> Table:
+    columns = ("", "NLL gain", "selectivity", *_SHARES)
+    rows = [("base", "0", "", *_base_shares(base, "harmful"))]
+    rows += [
+        (
+            name,
+            of.gain().told(),
+            of.selectivity().told(),
+            *_shares(of, "harmful"),
+        )
+        for name, of in found.items()
+    ]
+    return Table(
+        "Forgetting, unseen harmful prompts",
+        columns,
+        rows,
+        "NLL gain: of the given harmful answers, nats per token. Selectivity: mean KL(base"
+        " || model) on the base's own answers to harmful prompts over that to normal ones. Shares"
+        " of greedy answers in percent, with Wilson's 95 % interval over prompts.",
+    )
+
+
+def _cost(base: Scores, found: Mapping[str, MethodFigures]) -> Table:
+    columns = ("", "retain perplexity", "general perplexity", "facts", *_SHARES)
+    rows = [("base", "1", "1", str(base.facts), *_base_shares(base, "normal"))]
+    rows += [
+        (
+            name,
+            of.normal_ratio().told(3),
+            of.general_ratio().told(3),
+            of.facts().told(1),
+            *_shares(of, "normal"),
+        )
+        for name, of in found.items()
+    ]
+    return Table(
+        "Cost, unseen normal prompts",
+        columns,
+        rows,
+        "Perplexities as multiples of the base's; shares as above.",
+    )
+
+
+def _training(units: Sequence[Unit]) -> Table:
+    columns = (
+        "",
+        "seed",
+        "learning rate",
+        "strength",
+        "mu",
+        "training s",
+        "answer tokens",
+        "all s",
+    )
+    rows = []
+    for unit in units:
+        trial = unit.trial
+        rows.append(
+            (
+                unit.method,
+                str(unit.seed),
+                f"{trial.learning_rate:g}",
+                f"none: {trial.failed}" if trial.strength is None else f"{trial.strength:.3g}",
+                "" if trial.mu is None else f"{trial.mu:g}",
+                f"{trial.train_seconds:.0f}",
+                str(trial.answer_tokens),
+                f"{unit.seconds:.0f}",
+            )
+        )
+    return Table(
+        "What was chosen on validation",
+        columns,
+        rows,
+        "Strength: multiple of the method's own delta. A method without one has no scores above.",
+    )
+
+
+def _transfer(kept: Mapping[str, float]) -> Table:
+    rows = [(name, f"{100 * share:.0f} %") for name, share in kept.items()]
+    return Table("The best method's adapter on other quantizations", ("", "NLL gain kept"), rows)
+
+
+def _shares(of: MethodFigures, side: str) -> list[str]:
+    shares = of.harmful if side == "harmful" else of.normal
+    return [_told(shares(share).mean, of.interval(side, share)) for share in _SHARES.values()]
+
+
+def _base_shares(base: Scores, side: str) -> list[str]:
+    counts = base.harmful if side == "harmful" else base.normal
+    return [
+        _told(
+            share_of(counts, share),
+            wilson_interval(round(share_of(counts, share) * counts.total), counts.total),
+        )
+        for share in _SHARES.values()
+    ]
+
+
+def _told(share: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{100 * share:.0f} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def _rulers(
+    units: Sequence[Unit], methods: Mapping[str, UnlearningMethod], budget: float
+) -> tuple[str, ...]:
+    used = dict.fromkeys(unit.method for unit in units)
+    return (
+        "Forgotten: PKU-SafeRLHF's train prompts; its test prompts are the unseen harmful ones."
+        " Retain: TruthfulQA, split by question. General: the demo's normal prompts. No prompt is"
+        " in two of them, and nothing was chosen by what is reported on.",
+        "Every method: the same base, LoRA, optimizer, steps, and answers of a step; its strength"
+        f" forgets most on validation with a retain perplexity of at most {budget:g} x the base's.",
+        "± is the standard deviation over seeds, which share the data's cut.",
+        "Rivals: " + ", ".join(name for name in RIVALS if name in used) + ".",
+        *[f"{name}: {methods[name].meaning}." for name in used],
+    )

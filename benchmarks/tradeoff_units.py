@@ -1,0 +1,149 @@
+"""What is kept of a trade-off benchmark, so that a killed one goes on: a JSON file a unit."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+from benchmarks.tradeoff_scores import Answers, Scores
+from lora_sku.errors import UserError
+from lora_sku.storage import write_json
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training of a unit and what the sweep made of it.
+
+    Attributes:
+        learning_rate: Of the training.
+        train_seconds: All steps.
+        answer_tokens: Supervised tokens of all steps.
+        failed: Why there is no adapter within the budget; None if there is one.
+        strength: Chosen multiple of the method's own delta; None after a failure.
+        mu: Chosen, of the projection; None without one.
+        validation_nll: Of harmful answers at that choice, nats per token.
+        points: All that the sweep measured.
+    """
+
+    learning_rate: float
+    train_seconds: float
+    answer_tokens: int
+    failed: str | None = None
+    strength: float | None = None
+    mu: float | None = None
+    validation_nll: float | None = None
+    points: Sequence[Mapping[str, float | None]] = ()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One method with one seed.
+
+    Attributes:
+        method: Its name.
+        seed: Of the adapter and of the draws.
+        seconds: All of it.
+        trials: One a learning rate.
+        chosen: Index of the trial that forgets most on validation; None if all failed.
+        scores: The chosen adapter's; None if all failed.
+        answers: What it said.
+    """
+
+    method: str
+    seed: int
+    seconds: float
+    trials: tuple[Trial, ...]
+    chosen: int | None = None
+    scores: Scores | None = None
+    answers: Answers | None = field(default=None, repr=False)
+
+    @property
+    def trial(self) -> Trial:
+        """The chosen one, or the last that failed."""
+        return self.trials[-1 if self.chosen is None else self.chosen]
+
+    @classmethod
+    def from_dict(cls, kept: dict[str, Any]) -> Self:
+        """What `as_dict` gave."""
+        scores, answers = kept["scores"], kept["answers"]
+        return cls(
+            **kept
+            | {
+                "trials": tuple(Trial(**trial) for trial in kept["trials"]),
+                "scores": scores and Scores.from_dict(scores),
+                "answers": answers and Answers.from_dict(answers),
+            }
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def without_answers(self) -> "Unit":
+        """For a report: what a model says to harmful prompts is not published."""
+        return replace(self, answers=None)
+
+
+class UnitStore:
+    """The folder of a benchmark.
+
+    Args:
+        folder: Made if it is missing.
+        settings: All that figures depend on; JSON values.
+
+    Raises:
+        UserError: if the folder was begun with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        file = folder / "settings.json"
+        written: Any = json.loads(json.dumps(settings))  # as it will be read again
+        if not file.exists():
+            write_json(file, written)
+        elif _read(file) != written:
+            kept = _read(file)
+            differing = sorted(k for k in {*kept, *written} if kept.get(k) != written.get(k))
+            raise UserError(
+                f"this folder was begun with other settings: {', '.join(differing)}",
+                where=str(folder),
+                remedy="Name another --out, or give the settings that it was begun with.",
+            )
+
+    def read(self, method: str, seed: int) -> Unit | None:
+        """A finished unit, or None."""
+        file = self._unit_file(method, seed)
+        return Unit.from_dict(_read(file)) if file.exists() else None
+
+    def write(self, unit: Unit) -> None:
+        """Keep a finished unit."""
+        write_json(self._unit_file(unit.method, unit.seed), unit.as_dict())
+
+    def read_base(self) -> Answers | None:
+        """theta_o's answers, or None."""
+        file = self._base_file
+        return Answers.from_dict(_read(file)["answers"]) if file.exists() else None
+
+    def write_base(self, answers: Answers, scores: Scores) -> None:
+        """Keep theta_o's answers and scores."""
+        write_json(self._base_file, {"answers": asdict(answers), "scores": scores.as_dict()})
+
+    def adapter(self, method: str, seed: int) -> Path:
+        """Where a unit's adapter is kept, as it was chosen."""
+        return self.folder / "adapters" / f"{method}-{seed}"
+
+    def training(self, method: str, seed: int, learning_rate: float) -> Path:
+        """Where an unfinished training keeps its state."""
+        return self.folder / "training" / f"{method}-{seed}-{learning_rate:g}"
+
+    @property
+    def _base_file(self) -> Path:
+        return self.folder / "base.json"
+
+    def _unit_file(self, method: str, seed: int) -> Path:
+        return self.folder / "units" / f"{method}-{seed}.json"
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,110 @@
+"""The whole command on a tiny model: units on disk, reruns that go on, settings that must fit."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tradeoff_tools import write_data_folder
+
+from benchmarks import tradeoff
+from lora_sku.acquisition import Acquisition, OnStep, StepRecord
+from lora_sku.errors import UserError
+from lora_sku.recipe import Recipe
+from lora_sku.recipe_file import dump_recipe
+
+SEED = 8888
+
+
+@pytest.fixture
+def words(recipe: Recipe, tmp_path: Path) -> list[str]:
+    """The command's smallest sizes, two methods, one seed."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(recipe))
+    options = {
+        "--recipe": file,
+        "--data": write_data_folder(tmp_path / "pku"),
+        "--out": tmp_path / "out",
+        "--reports": tmp_path / "reports",
+        "--seeds": 1,
+        "--steps": 2,
+        "--responses": 2,
+        "--validation-prompts": 1,
+        "--unseen-prompts": 3,
+        "--new-tokens": 3,
+    }
+    return [str(word) for option in options.items() for word in option]
+
+
+def invoke(words: list[str], *more: str) -> Any:
+    return CliRunner().invoke(tradeoff.main, [*words, *more], catch_exceptions=False)
+
+
+def test_units_are_kept_and_a_killed_benchmark_goes_on(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    real = Acquisition.run
+
+    def killed_in_the_second(self: Acquisition, on_step: OnStep, *, start: int = 0) -> None:
+        begun.append(start)
+        if len(begun) == 2:
+            raise RuntimeError("killed")
+        real(self, on_step, start=start)
+
+    monkeypatch.setattr(Acquisition, "run", killed_in_the_second)
+    only = ("--only", "npo", "--only", "sku-retain-aware", "--set", PROJECTION)
+    with pytest.raises(RuntimeError, match="killed"):
+        invoke(words, *only)
+    npo = tmp_path / "out" / "units" / f"npo-{SEED}.json"
+    kept = npo.read_text(encoding="utf-8")
+    assert not (tmp_path / "out" / "units" / f"sku-retain-aware-{SEED}.json").exists()
+
+    done = invoke(words, *only, "--transfer")
+    assert len(begun) == 3  # the finished unit was not trained again
+    assert npo.read_text(encoding="utf-8") == kept
+    assert "1 of 2 units to compute" in done.stderr
+    report = Path(done.stdout.strip())
+    text = report.read_text(encoding="utf-8")
+    assert "Forgetting, unseen harmful prompts" in text
+    raw = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [unit["method"] for unit in raw["units"]] == ["npo", "sku-retain-aware"]
+    assert raw["transfer"]["none"] == pytest.approx(1.0, abs=0.05)  # the tiny base is unquantized
+    assert not list((tmp_path / "out" / "training").iterdir())
+    for unit in raw["units"]:
+        assert unit["answers"] is None
+        assert unit["scores"]["harmful"]["total"] == 3
+        assert unit["trials"][0]["answer_tokens"] > 0
+
+    with pytest.raises(UserError, match="other settings: sizes"):
+        invoke(words, *only, "--steps", "3")
+    redone = invoke(words, "--only", "npo", "--set", PROJECTION, "--force")
+    assert len(begun) == 4
+    assert redone.exit_code == 0
+
+
+PROJECTION = "negation.projection={mu: 3, prompts: 4, tokens: 40}"
+
+
+def test_a_training_that_collapses_is_told_and_scored_nowhere(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lora_sku.errors import TrainingError
+
+    def collapse(self: Acquisition, on_step: OnStep, *, start: int = 0) -> None:
+        on_step(StepRecord(1, None, None, None, 1.0, 1.0, 1e-3, 7, 2, 0.5, 0.1))
+        raise TrainingError("the gradient became nan", where="step 2", remedy="Lower it.")
+
+    monkeypatch.setattr(Acquisition, "run", collapse)
+    assert invoke(words, "--only", "ga").exit_code == 0
+    file = tmp_path / "out" / "units" / f"ga-{SEED}.json"
+    unit = json.loads(file.read_text(encoding="utf-8"))
+    assert unit["scores"] is None
+    assert unit["trials"][0]["failed"] == "training: the gradient became nan"
+    assert (unit["trials"][0]["train_seconds"], unit["trials"][0]["answer_tokens"]) == (0.5, 7)
+
+
+def test_an_unknown_method_is_refused(words: list[str]) -> None:
+    with pytest.raises(UserError, match="no such method: gradient"):
+        invoke(words, "--only", "gradient")

@@ -88,7 +88,8 @@ def test_a_run_leaves_its_evidence_and_nothing_harmful(finished: Finished) -> No
 
 def test_the_evaluation_has_the_same_scores_in_both_columns(finished: Finished) -> None:
     evaluation = finished.evaluation()
-    assert list(evaluation) == ["base", "unlearned", "counts", "judges"]
+    columns = ["base", "unlearned", "counts", "protected", "own_answers", "judges"]
+    assert list(evaluation) == columns
     names = [field.name for field in dataclasses.fields(Scores)]
     for column in ("base", "unlearned"):
         scores = evaluation[column]
@@ -198,10 +199,10 @@ def begun(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         given["forget"], given["retain"] = args[2:4]
         return acquisition(*args)
 
-    def spy_on_evaluation(model: Any, *args: Any) -> Any:
+    def spy_on_evaluation(model: Any, *args: Any, **keys: Any) -> Any:
         given["adapters"] = sorted(model.peft_model.peft_config)
         given["splits"] = args[1:3]
-        return evaluate(model, *args)
+        return evaluate(model, *args, **keys)
 
     monkeypatch.setattr(session, "Acquisition", spy_on_training)
     monkeypatch.setattr(stages, "evaluate_model", spy_on_evaluation)

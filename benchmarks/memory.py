@@ -26,7 +26,7 @@ LARGEST = "7b"  # lora-sku alone fits there
     multiple=True,
     default=(DEMO, "0.9b", "1b", LARGEST),
     show_default=True,
-    help="Models to measure: smollm2, or a random Llama of a size in benchmarks/shapes.py.",
+    help="Models to measure: smollm2, or a random Llama (tiny, 0.9b, 1b, 7b).",
 )
 @click.option("--only", multiple=True, help="Measure these cells only, such as ours-nf4.")
 @click.option("--prompt-tokens", default=64, show_default=True)
@@ -106,7 +106,10 @@ def main(
                 continue
             click.echo(f"{shape} {name} ...", err=True)
             chosen = cell_of(limit_gib or _free_gib())
-            rows.append((shape, name, run_twice(chosen, minutes=minutes)))
+            result = run_twice(chosen, minutes=minutes)
+            if "failed" in result:
+                click.echo(f"{shape} {name} failed: {result['failed']}", err=True)
+            rows.append((shape, name, result))
         if shape == LARGEST and not keep:
             shutil.rmtree(model)
     report = make_report(rows, empty_gib, lengths, typed_command("benchmarks.memory"))
@@ -127,14 +130,14 @@ def _free_gib() -> float | None:
 
 
 def _model(shape: str, models: Path) -> str:
-    """Where the model of a shape is; a random one is written if it is not there."""
-    from benchmarks.shapes import SHAPES, write_model
+    """Where the model of a shape is; a random one is written if it is not there whole."""
+    from benchmarks.shapes import SHAPES, is_whole, write_model
     from lora_sku.recipe_file import load_recipe
 
     if shape == DEMO:
         return load_recipe("smollm2-135m").base_model.path
     folder = models / f"llama-{shape}"
-    if not folder.is_dir():
+    if not is_whole(folder):
         click.echo(f"writing {folder}, {SHAPES[shape].parameters * 2 / 1e9:.1f} GB ...", err=True)
         write_model(folder, SHAPES[shape])
     return str(folder)

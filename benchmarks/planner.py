@@ -25,14 +25,15 @@ def main(measured: tuple[Path, ...], reports: Path) -> None:
 
     require_matplotlib()
     require_folder(reports)
-    files = measured or tuple(sorted(reports.glob("*-memory*.json")))
+    files = measured or tuple(sorted(reports.glob("*-memory*.json"), key=lambda file: file.stem))
     if not files:
         raise UserError(
             "there are no measured peaks to compare with",
             where=str(reports),
             remedy="Run python -m benchmarks.memory first, or name its .json by --measured.",
         )
-    rows = [row for file in files for row in measured_rows(file)]
+    # Where two reports have the same cell, the newer counts.
+    rows = list({row.name: row for file in files for row in measured_rows(file)}.values())
     report = make_report(rows, published_rows(), typed_command("benchmarks.planner"))
     click.echo(write_report(report, reports, lambda path: plot(path, rows)))
 

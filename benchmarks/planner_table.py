@@ -16,6 +16,7 @@ from benchmarks.plots import bars
 from benchmarks.report import Report, Table, Target, targets_table
 from benchmarks.shapes import SHAPES, LlamaShape
 from lora_sku.architectures import find_config
+from lora_sku.errors import SourceError
 from lora_sku.memory import GIB
 from lora_sku.planning.layers import Tokens
 from lora_sku.planning.passes import Pass
@@ -36,9 +37,21 @@ _WORK = Work(1, 5, Lengths(64, 160))
 
 
 def measured_rows(file: Path) -> Iterator[Comparison]:
-    """Stage 1 of every cell of one memory report that came to its end."""
-    raw = json.loads(file.read_text(encoding="utf-8"))
-    for shape, name, result in raw["cells"]:
+    """Stage 1 of every cell of one memory report that came to its end.
+
+    Raises:
+        SourceError: if the file holds no such report.
+    """
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        cells = raw["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SourceError(
+            "this holds no figures of a memory report",
+            where=str(file),
+            remedy="Name a .json that python -m benchmarks.memory wrote.",
+        ) from error
+    for shape, name, result in cells:
         if "failed" not in result:
             peak_gib = result["phases"]["train"]["peak_gib"] - raw["empty_process_gib"]
             comparison = _compare(f"{shape} {name}", _plan_cell(shape, result), peak_gib)
@@ -48,7 +61,11 @@ def measured_rows(file: Path) -> Iterator[Comparison]:
 def _plan_cell(shape: str, result: Mapping[str, Any]) -> StagePlan:
     cell = result["cell"]
     if result["device"] != "cpu":
-        raise ValueError("only cells that were measured on a CPU are planned here")
+        raise SourceError(
+            f"{shape} was measured on {result['device']}; only cells of a CPU are planned here",
+            where="--measured",
+            remedy="Name the report of a CPU.",
+        )
     dtype = getattr(torch, result["dtype"])
     setup = Setup("cpu", cell["quantization"], dtype, RANK, optimizer="adamw_torch")
     source = cell["model"] if shape not in SHAPES else SHAPES[shape]

@@ -1,6 +1,7 @@
 """A dated report: Markdown for people, the raw figures as JSON and a plot beside it."""
 
 import datetime
+import itertools
 import shlex
 import sys
 import tempfile
@@ -124,7 +125,7 @@ def write_report(
     *,
     day: datetime.date | None = None,
 ) -> Path:
-    """Write YYYY-MM-DD-NAME.md with .json and .svg beside it; an older one of that day goes.
+    """Write YYYY-MM-DD-NAME.md with .json and .svg beside it; one of that day gets a number more.
 
     Args:
         report: What to write.
@@ -136,13 +137,19 @@ def write_report(
         The Markdown file.
     """
     day = day or datetime.date.today()
-    stem = f"{day.isoformat()}-{report.name}"
     folder.mkdir(parents=True, exist_ok=True)
+    stem = _free_stem(folder, f"{day.isoformat()}-{report.name}")
     head = {"command": report.command, "machine": dict(report.machine)}
     write_json(folder / f"{stem}.json", {**head, **report.raw})
     plot(folder / f"{stem}.svg")
     write_text(folder / f"{stem}.md", _markdown(report, day, stem))
     return folder / f"{stem}.md"
+
+
+def _free_stem(folder: Path, stem: str) -> str:
+    """The first of stem, stem-2, stem-3, ... that no report has: hours of measuring stay."""
+    numbered = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(name for name in numbered if not (folder / f"{name}.md").exists())
 
 
 def _markdown(report: Report, day: datetime.date, stem: str) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
@@ -107,6 +108,20 @@ def write_model(
         config.save_pretrained(temporary)
         byte_tokenizer().save_pretrained(temporary)
     return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder of `write_model` is there with all its shards at their full length."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return False
+    try:
+        for name in set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()):
+            with safe_open(folder / name, framework="pt", backend="pread"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return True
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

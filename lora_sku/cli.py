@@ -239,7 +239,8 @@ def validate(recipe_name: str, overrides: tuple[str, ...], as_json: bool) -> Non
     "--gpu-memory",
     type=MemorySize(),
     metavar="SIZE",
-    help="What is free on the card, such as 8GiB; exit code 1 if the plan needs more.",
+    help="What is free on the card, all of it counted, such as 7.6GiB; exit code 1 if the plan"
+    " needs more.",
 )
 @click.option(
     "--tokens",
@@ -260,7 +261,8 @@ def plan(
 
     Exits with 1 if --gpu-memory is given and is not enough, else with 0. --json prints model,
     device, micro_batch, tokens, upper_bound, total and stages, in bytes; cards (size in GB: whether
-    it fits); gpu_memory and enough, null without --gpu-memory; and knobs, if it is not enough.
+    it fits, 5 % being the driver's); gpu_memory and enough, null without --gpu-memory; and, if it
+    is not enough, knobs and together, the peak with all of them turned.
     """
     from lora_sku.recipe_file import load_recipe
 

@@ -24,7 +24,10 @@ class MemorySize(click.ParamType[int]):
         written = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
         if written is None or written[2].upper() not in _UNITS:
             self.fail(f"{value!r} is not a size such as 8GiB or 8192MiB.", param, ctx)
-        return int(float(written[1]) * _UNITS[written[2].upper()])
+        size = int(float(written[1]) * _UNITS[written[2].upper()])
+        if size == 0:
+            self.fail("there is no card without memory.", param, ctx)
+        return size
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -110,7 +110,8 @@ def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return path
-    close = difflib.get_close_matches(path.stem, shipped, n=3, cutoff=0.4) or list(shipped)
+    asked = path.name.removesuffix(".yaml")  # Path.stem would cut qwen2.5-7b at its dot
+    close = difflib.get_close_matches(asked, shipped, n=3, cutoff=0.4) or list(shipped)
     raise RecipeError(
         "is a folder, not a recipe" if path.is_dir() else "no such recipe",
         where=str(name_or_path),

@@ -519,3 +519,4 @@ def test_plan_exits_with_1_if_the_memory_is_not_enough(call: Call, path: Path) -
         call("plan", path, "--gpu-memory", "24GiB", "--device", "cpu")
     )
     assert call("plan", path, "--gpu-memory", "plenty").exit_code == 2
+    assert call("plan", path, "--gpu-memory", "0GiB").exit_code == 2

@@ -311,6 +311,7 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
     said = refusal("llama2-7")
     assert said.startswith("llama2-7: no such recipe.")
     assert "llama2-7b" in said
+    assert refusal("qwen2.5-7b").partition("recipe: ")[2].startswith("qwen2.5-7b-instruct")
     assert "smollm2-135m" in refusal("qqq")  # nothing is near: all are named
 
 

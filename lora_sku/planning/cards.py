@@ -46,12 +46,14 @@ class Forecast:
         least: The same with the smallest micro-batch that the recipe allows: 1 prompt for auto.
         gpu_memory: Bytes that are free on the card, if somebody said.
         knobs: What to turn, if these are not enough.
+        together: Bytes of the peak with all of them turned; None while nothing has to be.
     """
 
     plan: Plan
     least: Plan
     gpu_memory: int | None = None
     knobs: tuple[Knob, ...] = ()
+    together: int | None = None
 
     @property
     def enough(self) -> bool | None:
@@ -70,6 +72,7 @@ class Forecast:
             "gpu_memory": self.gpu_memory,
             "enough": self.enough,
             "knobs": [knob.as_dict() for knob in self.knobs],
+            "together": self.together,
         }
 
 
@@ -89,13 +92,16 @@ def forecast(
         device: As in `plan`.
 
     Raises:
-        UserError: as `plan`, and for ``gpu_memory`` together with the device "cpu".
+        UserError: as `plan`, for ``gpu_memory`` together with the device "cpu", and for fewer
+            ``tokens`` than the prompts and answers have at least.
     """
     automatic = recipe.training.micro_batch_size == "auto" and tokens is None
     smallest = turned(recipe, "training", {"micro_batch_size": 1}) if automatic else recipe
     if gpu_memory is None:
         least = plan(smallest, tokens=tokens, device=device)
-        return Forecast(plan(recipe, tokens=tokens, device=device), least)
+        planned = plan(recipe, tokens=tokens, device=device)
+        _refuse_too_few(tokens, planned)
+        return Forecast(planned, least)
     if device == "cpu":
         raise RecipeError(
             "--gpu-memory is the memory of a card, but the plan is for a CPU",
@@ -105,10 +111,28 @@ def forecast(
         prompts = largest_micro_batch(recipe, gpu_memory, device="cuda")
         recipe = turned(recipe, "training", {"micro_batch_size": prompts})
     planned = plan(recipe, tokens=tokens, device="cuda")
+    _refuse_too_few(tokens, planned)
     too_large = {stage.stage for stage in planned.stages if stage.total > gpu_memory}
-    found = knobs(recipe, tokens=tokens, device="cuda") if too_large else ()
     least = plan(smallest, tokens=tokens, device="cuda")
-    return Forecast(planned, least, gpu_memory, tuple(k for k in found if k.stage in too_large))
+    if not too_large:
+        return Forecast(planned, least, gpu_memory)
+    found = knobs(recipe, tokens=tokens, device="cuda")
+    helping = tuple(knob for knob in found if knob.stage in too_large)
+    together = plan(
+        _all_turned(recipe, fixed_tokens=tokens is not None), tokens=tokens, device="cuda"
+    )
+    return Forecast(planned, least, gpu_memory, helping, together.total)
+
+
+def _refuse_too_few(tokens: int | None, planned: Plan) -> None:
+    """Fewer tokens than a prompt and its answers have were planned as those."""
+    rounding = planned.micro_batch
+    if tokens is not None and planned.tokens >= tokens + rounding:
+        raise RecipeError(
+            f"a step of this recipe has at least {planned.tokens} tokens",
+            where="--tokens",
+            remedy=f"Name {planned.tokens} or more.",
+        )
 
 
 def fits(planned: Plan) -> dict[int, bool]:
@@ -133,6 +157,12 @@ def knobs(
                 setting = _written(section, values)
                 found.append(Knob(setting, old.stage, old.total - new.total, new.total))
     return tuple(sorted(found, key=lambda knob: -knob.saved))
+
+
+def _all_turned(recipe: Recipe, *, fixed_tokens: bool) -> Recipe:
+    for section, values in _turns(recipe, fixed_tokens=fixed_tokens):
+        recipe = turned(recipe, section, values)
+    return recipe
 
 
 def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -6,7 +6,7 @@ import click
 
 from lora_sku.console import print_table
 from lora_sku.memory import GIB
-from lora_sku.planning.cards import Forecast, Knob
+from lora_sku.planning.cards import USABLE_SHARE, Forecast, Knob
 from lora_sku.planning.plan import Plan
 
 
@@ -28,12 +28,17 @@ def print_forecast(told: Forecast) -> None:
         fitting = [f"{size} GB" for size, ok in told.cards.items() if ok]
         smaller = told.least.micro_batch < planned.micro_batch
         how = f", with as few as {_prompts(told.least.micro_batch)} at once" if smaller else ""
-        click.echo(f"Cards that it fits on{how}: {', '.join(fitting) or 'none'}.")
+        less = f"each less {1 - USABLE_SHARE:.0%} for firmware and driver"
+        click.echo(f"Cards that it fits on{how}, {less}: {', '.join(fitting) or 'none'}.")
     if told.gpu_memory is not None:
         verdict = "is enough" if told.enough else "is NOT enough"
         click.echo(f"{_gib(told.gpu_memory)} GiB {verdict}.")
     for stage in planned.stages:
         _print_knobs(stage.stage, [knob for knob in told.knobs if knob.stage == stage.stage])
+    if told.together is not None and told.gpu_memory is not None:
+        enough = told.together <= told.gpu_memory
+        verdict = "enough" if enough else "not enough either: choose a smaller base model"
+        click.echo(f"All of them together: {_gib(told.together)} GiB, which is {verdict}.")
 
 
 def _print_knobs(stage: str, knobs: Sequence[Knob]) -> None:

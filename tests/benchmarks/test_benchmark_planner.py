@@ -82,3 +82,24 @@ def test_without_a_measured_peak_it_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no measured peaks") as caught:
         CliRunner().invoke(planner.main, ["--reports", str(tmp_path)], catch_exceptions=False)
     assert "benchmarks.memory" in caught.value.remedy
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"other": 1}'])
+def test_a_file_without_measured_peaks_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "bad.json"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="no figures of a memory report") as caught:
+        list(measured_rows(file))
+    assert caught.value.where == str(file)
+
+
+def test_of_two_reports_with_the_same_cell_the_newer_counts(measured: Path) -> None:
+    newer = {"empty_process_gib": 0.5, "cells": [["tiny", "full", cell("full", "none", 9.5)]]}
+    later = measured.parent / "2000-01-01-memory-2.json"
+    later.write_text(json.dumps(newer), encoding="utf-8")
+    words = ["--reports", str(measured.parent)]
+    done = CliRunner().invoke(planner.main, words, catch_exceptions=False)
+    raw = json.loads(Path(done.stdout.strip()).with_suffix(".json").read_text(encoding="utf-8"))
+    known = {row["name"]: row["known"] for row in raw["measured"]}
+    assert known["tiny full"] == 9.0
+    assert len(raw["measured"]) == 4

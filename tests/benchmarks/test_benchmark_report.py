@@ -52,6 +52,13 @@ def test_three_files_with_what_was_given(tmp_path: Path) -> None:
     assert "<svg" in file.with_suffix(".svg").read_text(encoding="utf-8")
 
 
+def test_a_second_report_of_a_day_leaves_the_first(tmp_path: Path) -> None:
+    stems = [write_report(make_report(), tmp_path, draw, day=DAY).stem for _ in range(3)]
+    assert stems == ["2026-02-03-thing", "2026-02-03-thing-2", "2026-02-03-thing-3"]
+    assert "(2026-02-03-thing-3.json)" in (tmp_path / "2026-02-03-thing-3.md").read_text()
+    assert len(list(tmp_path.iterdir())) == 9
+
+
 def test_the_same_report_is_the_same_files(tmp_path: Path) -> None:
     first, second = (
         write_report(make_report(), tmp_path / name, draw, day=DAY) for name in ("a", "b")

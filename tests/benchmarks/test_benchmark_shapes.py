@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.shapes import SHAPES, LlamaShape, write_model
+from benchmarks.shapes import SHAPES, LlamaShape, is_whole, write_model
 from lora_sku.model import load_base
 from lora_sku.recipe import BaseModelSection
 
@@ -35,6 +35,19 @@ def test_transformers_loads_every_weight(tmp_path: Path, shard_bytes: int) -> No
 def test_shards_are_no_larger_than_asked(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", SHAPE, shard_bytes=60_000)
     assert all(file.stat().st_size < 70_000 for file in folder.glob("*.safetensors"))
+
+
+def test_a_cut_or_missing_shard_is_seen(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", SHAPE, shard_bytes=60_000)
+    assert is_whole(folder)
+    shard = sorted(folder.glob("*.safetensors"))[-1]
+    whole = shard.read_bytes()
+    for cut in (whole[:-1], whole[:4], b""):
+        shard.write_bytes(cut)
+        assert not is_whole(folder)
+    shard.unlink()
+    assert not is_whole(folder)
+    assert not is_whole(tmp_path / "nowhere")
 
 
 def test_lora_sku_takes_it_as_a_base(tmp_path: Path) -> None:

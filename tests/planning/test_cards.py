@@ -68,6 +68,14 @@ def test_a_forecast_takes_the_micro_batch_that_a_run_would() -> None:
     assert told["cards"]["6"] is (tight.plan.total <= 6 * GIB * 0.95)
 
 
+def test_fewer_tokens_than_prompts_and_answers_have_are_refused(recipe: Recipe) -> None:
+    least = plan(recipe, tokens=1).tokens
+    assert forecast(recipe, tokens=least).plan.tokens == least
+    for gpu_memory in (None, GIB):
+        with pytest.raises(RecipeError, match=f"at least {least} tokens"):
+            forecast(recipe, tokens=least // 2, gpu_memory=gpu_memory)
+
+
 def test_a_forecast_without_a_card_says_nothing_of_enough(recipe: Recipe) -> None:
     told = forecast(recipe)
     assert told.enough is None

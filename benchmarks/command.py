@@ -5,10 +5,12 @@ import sys
 import click
 
 from lora_sku.errors import UserError
+from lora_sku.threads import wait_briefly
 
 
 def run_command(command: click.Command) -> None:
     """Run it with this process's arguments; exit code 2 after a `UserError`."""
+    wait_briefly()  # as lora-sku's own command
     try:
         command()
     except UserError as error:

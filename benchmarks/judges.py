@@ -1,6 +1,5 @@
 """`python -m benchmarks.judges`: each judge's labels beside a person's, as Markdown tables."""
 
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +33,6 @@ def main(
     recipe_name: str, overrides: tuple[str, ...], labelled: Path, embedding_model: str | None
 ) -> None:
     """Judge the labelled completions offline and print where each judge is wrong."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as lora-sku's own command
     from benchmarks.judges_table import confusion, facts, mistakes
     from benchmarks.labelled import read_labelled
     from benchmarks.quiet import quiet_libraries

@@ -15,7 +15,7 @@ _CPU_INFO = Path("/proc/cpuinfo")
 # Whatever of these is set changes what an allocator keeps, or how many threads work.
 _SETTINGS = (
     *("LD_PRELOAD", "MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "PYTORCH_CUDA_ALLOC_CONF"),
-    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY"),
+    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"),
 )
 
 

@@ -1,7 +1,6 @@
 """`python -m benchmarks.memory`: peak memory of lora-sku beside other ways of doing SKU."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +58,6 @@ def main(
 
     By default a forget prompt with its answers, 64 + 6 x 160 tokens, is 1,024 tokens in flight.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as lora-sku's own command
     from benchmarks.quiet import quiet_libraries
 
     quiet_libraries()

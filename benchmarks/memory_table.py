@@ -74,8 +74,18 @@ def make_report(rows: Sequence[Row], empty_gib: float, lengths: Lengths, command
             _peaks_table(rows, empty_gib),
             _kinds_table(rows),
         ),
-        raw={"empty_process_gib": empty_gib, "cells": [[s, n, result] for s, n, result in rows]},
+        raw={
+            "empty_process_gib": empty_gib,
+            "cells": [[shape, name, _nameless(result)] for shape, name, result in rows],
+        },
     )
+
+
+def _nameless(result: dict[str, Any]) -> dict[str, Any]:
+    """The same without the folder of this machine that a random model lay in."""
+    cell = result["cell"]
+    is_local = Path(cell["model"]).is_absolute()
+    return result | {"cell": cell | {"model": Path(cell["model"]).name}} if is_local else result
 
 
 def targets(rows: Sequence[Row], empty_gib: float) -> list[Target]:

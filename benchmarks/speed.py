@@ -1,6 +1,5 @@
 """`python -m benchmarks.speed`: seconds of an optimizer step, lora-sku beside textbook QLoRA."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,17 +46,17 @@ def main(
     reports: Path,
 ) -> None:
     """Time both methods turn by turn on the same pairs, and write a report."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as lora-sku's own command
+    from benchmarks.quiet import quiet_libraries
+
+    quiet_libraries()  # bitsandbytes gives its advice when it is imported
     from benchmarks import speed_runs
     from benchmarks.plots import require_matplotlib
-    from benchmarks.quiet import quiet_libraries
     from benchmarks.report import require_folder, typed_command, write_report
     from benchmarks.speed_table import Findings, make_report, plot
     from lora_sku.recipe_file import load_recipe
 
     require_matplotlib()
     require_folder(reports)
-    quiet_libraries()
     told = (f"losses.random_disassociation.responses={responses}", *overrides)
     recipe = load_recipe(recipe_name, told)
     click.echo("the recipe's data ...", err=True)

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,12 @@ class Headline:
 def headline(recipe: Recipe, *, steps: int, warm_up: int) -> Headline:
     """Both methods on the recipe's first pairs."""
     setup = Setup.of(recipe)
-    encoder, draws = recipe_draws(recipe, steps + warm_up)
-    pair = SideBySide(setup, encoder, draws)
-    timings = pair.run()
-    agreement = pair.agreement(timings)
-    del pair
-    few = draws[: warm_up + max(2, steps // _FORGET_SHARE)]
-    forget_only = SideBySide(without_preservation(setup), encoder, few).run(warm_up=warm_up)
+    with _on_recipe(setup, recipe, steps + warm_up) as pair:
+        timings = pair.run()
+        agreement = pair.agreement(timings)
+    few = warm_up + max(2, steps // _FORGET_SHARE)
+    with _on_recipe(without_preservation(setup), recipe, few) as pair:
+        forget_only = pair.run(warm_up=warm_up)
     timed = [timing for timing in timings if timing.step >= warm_up]
     return Headline(timed, forget_only, agreement, str(setup.dtype).removeprefix("torch."))
 
@@ -55,8 +55,8 @@ def equality(recipe: Recipe, *, steps: int) -> Agreement:
     """How well both agree where rounding is no excuse: computed in fp32."""
     base_model = recipe.base_model.model_copy(update={"compute_dtype": "float32"})
     setup = replace(Setup.of(recipe), base_model=base_model)
-    pair = SideBySide(setup, *recipe_draws(recipe, steps))
-    return pair.agreement(pair.run())
+    with _on_recipe(setup, recipe, steps) as pair:
+        return pair.agreement(pair.run())
 
 
 def point(recipe: Recipe, lengths: Lengths, *, steps: int, warm_up: int) -> list[Timing]:
@@ -64,7 +64,14 @@ def point(recipe: Recipe, lengths: Lengths, *, steps: int, warm_up: int) -> list
     setup = Setup.of(recipe)
     training = setup.training.model_copy(update={"per_device_train_batch_size": lengths.prompts})
     setup = replace(setup, training=training)
-    return SideBySide(setup, *id_pairs(setup, lengths, steps + warm_up)).run(warm_up=warm_up)
+    source = partial(id_pairs, setup, lengths, steps + warm_up)
+    with SideBySide(setup, source, steps + warm_up) as pair:
+        return pair.run(warm_up=warm_up)
+
+
+def _on_recipe(setup: Setup, recipe: Recipe, steps: int) -> SideBySide:
+    """Both methods on the recipe's first pairs."""
+    return SideBySide(setup, partial(recipe_draws, recipe, steps), steps)
 
 
 def peaks(recipe: Recipe, *, steps: int) -> dict[str, Any]:

@@ -62,9 +62,10 @@ def make_report(findings: Findings, command: str) -> Report:
         command=command,
         machine=describe_machine(),
         rulers=(
-            "Both methods live in one process and take turns, each step on the same pairs, which of"
-            " them goes first changing from step to step. Speed-up: the median over the steps of"
-            " the textbook's seconds over ours. Collection of garbage is not timed.",
+            "Each method has a process of its own, so that neither finds the other's gaps on the C"
+            " heap; they take turns, each step on the same pairs, which of them goes first changing"
+            " from step to step. Speed-up: the median over the steps of the textbook's seconds over"
+            " ours. Collection of garbage is not timed.",
             "Same base, adapter, first weights, pairs, optimizer and learning rate, no schedule.",
             _settings(findings.recipe),
             "textbook: a row for each answer with its own copy of the prompt, attention mask, whole"

@@ -1,6 +1,5 @@
 """`python -m benchmarks.tradeoff`: ways of unlearning on one base, forgetting against cost."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,7 +71,6 @@ def main(
     reports: Path,
 ) -> None:
     """Train every method, choose its strength within the same budget, and write a report."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as lora-sku's own command
     from benchmarks.plots import require_matplotlib
     from benchmarks.quiet import quiet_libraries
 

@@ -23,6 +23,7 @@ from lora_sku.cli_recipes import recipes
 from lora_sku.cli_report import compare, report
 from lora_sku.errors import UserError
 from lora_sku.quiet import quiet_libraries, quiet_transformers
+from lora_sku.threads import wait_briefly
 
 
 class _Group(click.Group):
@@ -40,9 +41,7 @@ class _Group(click.Group):
 @click.version_option(package_name="lora-sku")
 def main() -> None:
     """Make a language model forget harmful knowledge on one consumer GPU."""
-    # torch and bitsandbytes each bring a pool of OpenMP threads; idle ones that spin steal the
-    # cores from the other pool. Read when torch is first loaded, so it is set here.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
 
 
 for _command in (recipes, report, compare):

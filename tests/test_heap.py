@@ -62,6 +62,7 @@ def test_little_growth_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heap, "_resident_bytes", lambda: sizes.pop(0))
     layers = [nn.Linear(4, 4), nn.Linear(4, 4)]
     sizes = [500 * MIB, 550 * MIB, 570 * MIB, 530 * MIB]  # at first, two looks, after a release
+    monkeypatch.setattr(heap, "MOST_TIME", 1e9)  # no waiting
     release_as_it_grows(layers)
     layers[0](torch.ones(1, 4))
     assert not asked
@@ -72,6 +73,27 @@ def test_little_growth_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
         layer(torch.ones(1, 4))
     assert len(asked) == 2  # 590 is near 530; 545 is far from the lowest since, 480
     assert not sizes
+
+
+@glibc
+def test_it_takes_a_share_of_the_time_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(heap, "release_free_memory", lambda: asked.append(now[0]))
+    monkeypatch.setattr(heap, "_resident_bytes", lambda: sizes.pop(0))
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    layer, now = nn.Linear(4, 4), [100.0]
+    sizes = [500 * MIB, 900 * MIB, 500 * MIB]  # at first, a look, after its release
+    release_as_it_grows([layer])
+    layer(torch.ones(1, 4))
+    # 400 MiB take about 0.2 s to fetch again: no more of it for 4 s.
+    for now[0] in (100.1, 103.9):
+        sizes.append(900 * MIB)
+        layer(torch.ones(1, 4))
+    assert asked == [100.0]
+    now[0] = 104.5
+    sizes += [900 * MIB, 500 * MIB]
+    layer(torch.ones(1, 4))
+    assert asked == [100.0, 104.5]
 
 
 def test_another_c_library_has_nothing_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:

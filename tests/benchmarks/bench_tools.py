@@ -57,5 +57,10 @@ def make_encoder(setup: Setup) -> Encoder:
     return Encoder(tokenizer, template=None, max_prompt_tokens=64, max_answer_tokens=32)
 
 
+def encoder_and_draws(setup: Setup) -> tuple[Encoder, tuple[StepDraw, ...]]:
+    """For a process of its own."""
+    return make_encoder(setup), DRAWS
+
+
 def make_clock() -> Clock:
     return Clock(CPU)

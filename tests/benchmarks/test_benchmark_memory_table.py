@@ -10,6 +10,7 @@ from benchmarks.workload import Lengths
 
 LENGTHS = Lengths(64, 160, 5, 1)
 EMPTY = 0.3
+CELL = {"model": "/home/somebody/models/llama-1b"}
 
 
 def result(load: float, train: float, negate: float = 0.4) -> dict[str, Any]:
@@ -19,6 +20,7 @@ def result(load: float, train: float, negate: float = 0.4) -> dict[str, Any]:
         return known | dict.fromkeys(kinds, 0.1)
 
     return {
+        "cell": CELL,
         "dtype": "bfloat16",
         "live_tensors_gib": 0.777,
         "phases": {
@@ -37,7 +39,7 @@ ROWS: list[Row] = [
     ("0.9b", "published-float32", result(6.0, 20.3)),
     ("1b", "ours-nf4", result(0.9, 1.3 + 0.1)),
     ("1b", "published", result(5.0, 11.3, 14.3)),
-    ("1b", "published-float32", {"failed": "exit code -9: killed"}),
+    ("1b", "published-float32", {"cell": CELL, "failed": "exit code -9: killed"}),
     ("7b", "ours-nf4", result(6.8, 6.0)),
 ]
 
@@ -78,6 +80,7 @@ def test_the_report_tells_what_failed(tmp_path: Path) -> None:
     assert "failed" in peaks.rows[7][1]
     assert peaks.rows[3][-2:] == ("10.00", "10.0 x")
     assert len(kinds.rows) == 3 * (len(ROWS) - 1)
-    assert report.raw["cells"][7][2] == {"failed": "exit code -9: killed"}
+    assert report.raw["cells"][7][2]["failed"] == "exit code -9: killed"
+    assert {result["cell"]["model"] for _, _, result in report.raw["cells"]} == {"llama-1b"}
     plot(tmp_path / "plot.svg", ROWS, EMPTY)
     assert (tmp_path / "plot.svg").stat().st_size > 0

@@ -1,10 +1,11 @@
 """The textbook is lora-sku's own mathematics: the same losses, the same updates."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from bench_tools import DRAWS, make_clock, make_encoder, make_setup
+from bench_tools import DRAWS, encoder_and_draws, make_clock, make_encoder, make_setup
 
 from benchmarks.baselines.textbook import Textbook
 from benchmarks.ours import Ours
@@ -72,13 +73,13 @@ def test_negation_turns_the_sign_of_the_delta(tiny_llama: Path) -> None:
 
 def test_side_by_side_agrees_with_itself_after_some_steps(tiny_llama: Path) -> None:
     setup = make_setup(tiny_llama, "nf4")
-    pair = SideBySide(setup, make_encoder(setup), DRAWS)
-    timings = pair.run()
+    with SideBySide(setup, partial(encoder_and_draws, setup), len(DRAWS)) as pair:
+        timings = pair.run()
+        found = pair.agreement(timings)
     assert [(t.step, t.method) for t in timings] == [
         *((0, "ours"), (0, "textbook")),
         *((1, "textbook"), (1, "ours")),
     ]
-    found = pair.agreement(timings)
     assert found.steps == 2
     assert found.largest_change > 1e-3  # AdamW moves by about the learning rate
     assert found.relative_difference < 1e-2

@@ -1,0 +1,30 @@
+"""Idle threads: the user's own settings win."""
+
+import os
+
+import pytest
+
+from lora_sku.threads import SPINS, wait_briefly
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that what is set below goes afterwards
+        monkeypatch.delenv(name)
+
+
+def test_idle_threads_spin_for_a_short_while() -> None:
+    wait_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == SPINS
+    assert "OMP_WAIT_POLICY" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("OMP_WAIT_POLICY", "PASSIVE"), ("GOMP_SPINCOUNT", "7")]
+)
+def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    wait_briefly()
+    assert os.environ == before

@@ -26,7 +26,7 @@ _GRID = {
 @click.option("--recipe", "recipe_name", default="smollm2-135m", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE")
 @click.option("--responses", default=5, show_default=True, help="k on the recipe's data.")
-@click.option("--steps", default=12, show_default=True, help="Timed steps on the recipe's data.")
+@click.option("--steps", default=24, show_default=True, help="Timed steps on the recipe's data.")
 @click.option("--warm-up", default=2, show_default=True, help="Steps before the timed ones.")
 @click.option("--equal-steps", default=4, show_default=True, help="fp32 steps that must agree.")
 @click.option("--grid/--no-grid", default=True, help="Vary lengths, k and batch too.")

@@ -3,11 +3,10 @@
 The base, the data and the rulers are there once for all units; each unit starts the adapter anew.
 """
 
-import json
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.step_log import StepLog
 from benchmarks.tradeoff_data import TradeoffData, load_tradeoff_data
 from benchmarks.tradeoff_scores import Rulers, Scores
 from benchmarks.tradeoff_units import Trial, Unit, UnitStore
 from benchmarks.unlearning_methods import UnlearningMethod
 from benchmarks.unlearning_objectives import ObjectiveGradients
-from lora_sku.acquisition import Acquisition, MakeGradients, StepRecord
+from lora_sku.acquisition import Acquisition, MakeGradients
 from lora_sku.adapters import read_lora, save_acquired, write_lora
 from lora_sku.candidates import Candidates, candidates
 from lora_sku.checkpoints import CheckpointStore
+from lora_sku.data import Row, Splits, same_prompt
+from lora_sku.elicitation import make_elicitor, own_set, prompts_of
 from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, AdaptedModel, load_base
-from lora_sku.recipe import ProjectionSection, Recipe, TrainingSection
+from lora_sku.recipe import OWN_PROMPTS, ProjectionSection, Recipe, TrainingSection
 from lora_sku.stages import load_encoder
 from lora_sku.storage import atomic_folder
 from lora_sku.sweep import sweep
@@ -85,10 +87,14 @@ class Bench:
         self.model = AdaptedModel.with_new_adapter(self.base, recipe.adapter, seed=seed)
         self.model.peft_model.eval()
         size = recipe.evaluation.per_device_eval_batch_size
-        rows = (self.data.forget.validation, self.data.normal.validation)
-        self._forget, self._normal = (
-            AnswerScorer(self.model, self.encoder, split, pairs_at_once=size) for split in rows
-        )
+
+        def scorer(rows: Sequence[Row]) -> AnswerScorer:
+            return AnswerScorer(self.model, self.encoder, rows, pairs_at_once=size)
+
+        # What the budget holds on, and what a projection spares.
+        self._spared = {"retain": self.data.normal, **self._own_prompts()}
+        self._forget = scorer(self.data.forget.validation)
+        self._normal = {name: scorer(rows.validation) for name, rows in self._spared.items()}
         known = self.store.read_base()
         self.rulers = Rulers(
             self.model,
@@ -135,7 +141,7 @@ class Bench:
         """A training, and the adapter's factors at the strength that was chosen."""
         self._start_anew(seed)
         folder = self.store.training(name, seed, rate)
-        steps = _StepLog(folder / "steps.jsonl")
+        steps = StepLog(folder / "steps.jsonl")
         try:
             self._train(method, seed, rate, folder, steps)
         except TrainingError as error:
@@ -144,7 +150,7 @@ class Bench:
         found = self._candidates(method, live, seed)
         budget = self.recipe.negation.retain_budget
         try:
-            swept = sweep(live, found, self._forget, {"retain": self._normal}, retain_budget=budget)
+            swept = sweep(live, found, self._forget, self._normal, retain_budget=budget)
         except AdapterError as error:
             return Trial(rate, *steps.totals(), failed=error.problem), {}
         choice = swept.choice
@@ -164,7 +170,7 @@ class Bench:
         return trial, factors
 
     def _train(
-        self, method: UnlearningMethod, seed: int, rate: float, folder: Path, steps: "_StepLog"
+        self, method: UnlearningMethod, seed: int, rate: float, folder: Path, steps: StepLog
     ) -> None:
         data, checkpoints = self.data, CheckpointStore(folder / "checkpoints", {})
         acquisition = Acquisition(
@@ -214,12 +220,30 @@ class Bench:
             self.model,
             live,
             self.data.forget.train,
-            [self.data.normal.train],
+            [splits.train for splits in self._spared.values()],
             self.encoder,
             projection.model_copy(update={"mu": "auto"}),
             rows=self.recipe.evaluation.per_device_eval_batch_size,
             seed=seed,
         )
+
+    def _own_prompts(self) -> dict[str, Splits]:
+        """The base's own prompts, where the recipe has them: no other set knows one of them."""
+        section, data = self.recipe.data, self._whole
+        if section.own_prompts is None:
+            return {}
+        known = prompts_of(data.forget) | prompts_of(data.normal)
+        known |= {same_prompt(row.prompt) for row in data.general}
+        known |= {same_prompt(fact.question) for fact in data.facts}
+        elicitor = make_elicitor(
+            self.recipe.data,
+            self.recipe.evaluation,
+            self.model,
+            self.encoder,
+            data.normal,
+            lambda *_: None,
+        )
+        return {OWN_PROMPTS: own_set(known, section, elicitor, lambda _: None)}
 
     def _start_anew(self, seed: int) -> None:
         """A random, B zero: the delta is 0."""
@@ -247,39 +271,10 @@ class Bench:
             "training": recipe.training.model_dump(),
             "negation": recipe.negation.model_dump(),
             "evaluation": recipe.evaluation.model_dump(),
+            "own_prompts": recipe.data.own_prompts and recipe.data.own_prompts.model_dump(),
             "limits": [recipe.data.max_prompt_tokens, recipe.data.max_answer_tokens],
             "data": self.data.fingerprint(),
         }
-
-
-class _StepLog:
-    """What the steps of a training took, kept beside its checkpoints."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._steps: list[tuple[float, int]] = []
-
-    def keep(self, steps: int) -> None:
-        """Take up the first steps of a killed training; later ones come again."""
-        if steps:
-            lines = self._file.read_text(encoding="utf-8").splitlines()[:steps]
-            self._steps = [tuple(json.loads(line)) for line in lines]
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._file.write_text("".join(map(_line, self._steps)), encoding="utf-8")
-
-    def add(self, record: StepRecord) -> None:
-        """Called after every step."""
-        self._steps.append((record.seconds, record.answer_tokens))
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(_line(self._steps[-1]))
-
-    def totals(self) -> tuple[float, int]:
-        """Seconds and supervised tokens."""
-        return sum(s for s, _ in self._steps), sum(tokens for _, tokens in self._steps)
-
-
-def _line(step: tuple[float, int]) -> str:
-    return json.dumps(step) + "\n"
 
 
 def _save(model: AdaptedModel, folder: Path) -> None:

@@ -9,11 +9,22 @@ of the forget set is never asked for normal answers: they would be the very same
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lora_sku.data import DataSets, Row, Splits, same_prompt
+from lora_sku.data import DataSets, Encoder, Row, Splits, same_prompt, split_by_prompt
 from lora_sku.errors import DataError
 from lora_sku.judges import Case, Judge, classify
+from lora_sku.judges.base_likelihood import BaseLikelihood
+from lora_sku.judges.compliance import ComplianceJudge
+from lora_sku.model import AdaptedModel
 from lora_sku.own_answers import OwnAnswers
-from lora_sku.recipe import DataSection, SourceSection
+from lora_sku.own_prompts import own_prompts
+from lora_sku.recipe import (
+    OWN_PROMPTS,
+    DataSection,
+    EvaluationSection,
+    OwnAnswersSection,
+    SourceSection,
+)
+from lora_sku.storage import cache_folder
 
 OnTold = Callable[[str], None]
 
@@ -24,11 +35,13 @@ class Elicitor:
 
     Attributes:
         answers: Asks theta_o.
+        prompts: Draws theta_o's own prompts.
         judge: Says which answers to harmful prompts comply.
         prefix: Put in the model's mouth on harmful prompts.
     """
 
     answers: OwnAnswers
+    prompts: Callable[[], list[str]]
     judge: Judge
     prefix: str | None
 
@@ -56,6 +69,41 @@ class Elicitor:
         return [tuple(text for text in texts if classify(text) != "degenerate") for texts in said]
 
 
+def make_elicitor(
+    data: DataSection,
+    settings: EvaluationSection,
+    model: AdaptedModel,
+    encoder: Encoder,
+    retain: Splits,
+    on_progress: Callable[[int, int], None],
+) -> Elicitor:
+    """What asks this model's base as the recipe says.
+
+    Args:
+        data: How to draw.
+        settings: The judge's, and completions at once.
+        model: The base with an adapter, which is off meanwhile.
+        encoder: Tokenizes.
+        retain: The judge's borders are set on it.
+        on_progress: Called with (prompts done, all that had to be asked).
+    """
+    rows = settings.per_device_eval_batch_size
+
+    def drawing(section: OwnAnswersSection) -> OwnAnswers:
+        cache = cache_folder() / "own-answers"
+        return OwnAnswers(model, encoder, section, data.seed, rows, cache, on_progress)
+
+    def prompts() -> list[str]:
+        section = data.own_prompts
+        assert section is not None, "asked for only where the recipe does"
+        how = OwnAnswersSection(per_prompt=section.count, **section.model_dump(exclude={"count"}))
+        return own_prompts(drawing(how), encoder)
+
+    likelihood = BaseLikelihood(model, encoder, batch_size=rows)
+    judge = ComplianceJudge.calibrated(likelihood, retain, settings.compliance)
+    return Elicitor(drawing(data.own_answers), prompts, judge, data.own_answers.prefix)
+
+
 def with_own_answers(
     data: DataSets, section: DataSection, elicitor: Elicitor, on_told: OnTold
 ) -> DataSets:
@@ -81,7 +129,36 @@ def with_own_answers(
         name: _own_splits(splits, sources[name], name, elicitor.normal, on_told, without=forgotten)
         for name, splits in data.normal.items()
     }
+    if section.own_prompts is not None:
+        known = frozenset[str]().union(*map(prompts_of, (data.forget, *data.normal.values())))
+        normal[OWN_PROMPTS] = own_set(known, section, elicitor, on_told)
     return replace(data, forget=forget, retain=normal.pop("retain"), protect=normal)
+
+
+def own_set(
+    known: frozenset[str], section: DataSection, elicitor: Elicitor, on_told: OnTold
+) -> Splits:
+    """Drawn prompts with the base's answers, split like the other sets.
+
+    Args:
+        known: Prompts of all other sets, as `prompts_of` gives them; a drawn one of them goes.
+        section: How to split.
+        elicitor: Draws and answers.
+        on_told: Told how many there are.
+
+    Raises:
+        DataError: if they are too few to split.
+    """
+    drawn = elicitor.prompts()
+    asked = [Row(prompt, ()) for prompt in drawn if same_prompt(prompt) not in known]
+    rows = list(_rows(asked, elicitor.normal(asked)))
+    on_told(f"Own prompts: {len(rows)} of {len(drawn)} different ones kept, with own answers.")
+    return split_by_prompt(
+        rows,
+        validation_fraction=section.validation_fraction,
+        unseen_fraction=section.unseen_fraction,
+        seed=section.seed,
+    )
 
 
 def unseen_own_answers(

@@ -36,7 +36,7 @@ def release_as_it_grows(modules: Iterable[nn.Module]) -> None:
     """Hand it back before a module's forward, if resident memory grew by MOST_GROWTH bytes.
 
     Looking costs a microsecond, handing back milliseconds; it is put off where it would take more
-    than MOST_TIME of the process's time.
+    than MOST_TIME of what the process computes.
     """
     if _malloc_trim() is None:
         return
@@ -54,13 +54,13 @@ class _Watch:
         now = _resident_bytes()
         if now - self._lowest <= MOST_GROWTH:
             self._lowest = min(self._lowest, now)
-        elif time.monotonic() >= self._not_before:
+        elif time.process_time() >= self._not_before:
             self._release(now)
 
     def _release(self, before: int) -> None:
-        began = time.monotonic()
+        began = time.process_time()
         release_free_memory()
-        ended = time.monotonic()
+        ended = time.process_time()
         self._lowest = _resident_bytes()
         fetching = max(0, before - self._lowest) * _SECONDS_TO_FETCH_A_BYTE
         self._not_before = ended + (ended - began + fetching) / MOST_TIME

@@ -34,7 +34,7 @@ class OwnAnswers:
     Attributes:
         model: Its adapters are off meanwhile.
         encoder: Tokenizes.
-        section: How to draw.
+        section: How to draw, and how many for each prompt.
         seed: Another seed, other answers.
         batch_size: Completions at once.
         cache: Folder of the files.
@@ -61,6 +61,18 @@ class OwnAnswers:
         """
         start = () if prefix is None else self.encoder.answer_ids(prefix.strip())[0][:-1]
         asked = [self.encoder.prompt_ids(prompt)[0] + start for prompt in prompts]
+        said = "" if prefix is None else f"{prefix.strip()} "
+        return [
+            tuple(dict.fromkeys(whole_sentences(f"{said}{text}") for text in texts if text))
+            for texts in self.after(asked)
+        ]
+
+    def after(self, asked: Sequence[Ids]) -> list[list[str]]:
+        """The completions of token ids, as they were drawn.
+
+        Raises:
+            StorageError: if the file of a former run cannot be read.
+        """
         file = self.cache / self._file_name()
         known = _read(file)
         missing = [ids for ids in dict.fromkeys(asked) if _key(ids) not in known]
@@ -70,13 +82,7 @@ class OwnAnswers:
             known = _read(file) | fresh  # another run may have written meanwhile
             write_text(file, "".join(_lines(known)))
             self.on_progress(min(at + _PROMPTS_AT_ONCE, len(missing)), len(missing))
-        said = "" if prefix is None else f"{prefix.strip()} "
-        return [
-            tuple(
-                dict.fromkeys(whole_sentences(f"{said}{text}") for text in known[_key(ids)] if text)
-            )
-            for ids in asked
-        ]
+        return [known[_key(ids)] for ids in asked]
 
     def _draw(self, prompts: Sequence[Ids]) -> list[list[str]]:
         per_prompt = self.section.per_prompt

@@ -11,9 +11,11 @@ from pydantic import Field, field_validator, model_validator
 
 from lora_sku.errors import AdapterError
 from lora_sku.negatable import check_negatable
+from lora_sku.recipe_data import OWN_PROMPTS as OWN_PROMPTS
 from lora_sku.recipe_data import DataFormat as DataFormat
 from lora_sku.recipe_data import DataSection as DataSection
 from lora_sku.recipe_data import OwnAnswersSection as OwnAnswersSection
+from lora_sku.recipe_data import OwnPromptsSection as OwnPromptsSection
 from lora_sku.recipe_data import SourceSection as SourceSection
 from lora_sku.recipe_judges import JudgesSection
 from lora_sku.recipe_types import Count, Fraction, Positive, Section, Weight

@@ -9,6 +9,8 @@ from lora_sku.recipe_types import Count, Fraction, Positive, Section
 
 DataFormat = Literal["pku-saferlhf", "truthfulqa", "prompt-response", "messages", "alpaca"]
 
+OWN_PROMPTS = "own_prompts"  # the name of the protected set that the base itself makes
+
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -52,6 +54,15 @@ class OwnAnswersSection(Section):
     )
 
 
+class OwnPromptsSection(Section):
+    """How normal prompts of the base's own are drawn: what stands in the place of a user's turn."""
+
+    count: Count = Field(300, description="Prompts drawn; doubles and broken ones are left out.")
+    temperature: Positive = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    max_new_tokens: Count = Field(48, description="Longest prompt; longer ones are cut.")
+
+
 class DataSection(Section):
     """The forget set D_f, the retain set D_n and what else must not change, split by prompt."""
 
@@ -62,6 +73,11 @@ class DataSection(Section):
         description="Name -> further normal prompts with answers. They are not trained on: a"
         " projection spares their inputs, retain_budget holds for each, the evaluation scores"
         " each.",
+    )
+    own_prompts: OwnPromptsSection | None = Field(
+        None,
+        description="Draws prompts from the base itself, answered by it: a protected set called"
+        " own_prompts, as broad as what the base was tuned on. null draws none.",
     )
     own_answers: OwnAnswersSection = OwnAnswersSection()
     validation_fraction: Fraction = 0.1
@@ -77,8 +93,8 @@ class DataSection(Section):
 
     @property
     def asks_the_base(self) -> bool:
-        """Whether any set wants the base's own answers."""
-        return any(
+        """Whether any set wants the base's own prompts or answers."""
+        return self.own_prompts is not None or any(
             source.answers != "given"
             for source in (self.forget, self.retain, *self.protect.values())
         )
@@ -89,10 +105,10 @@ class DataSection(Section):
         cls, protect: dict[str, SourceSection]
     ) -> dict[str, SourceSection]:
         for name in protect:
-            if name in ("forget", "retain") or not _NAME.fullmatch(name):
+            if name in ("forget", "retain", OWN_PROMPTS) or not _NAME.fullmatch(name):
                 raise ValueError(
                     f"{name!r} cannot name a protected set: use lower-case letters, digits and _,"
-                    " and neither forget nor retain"
+                    f" and none of forget, retain and {OWN_PROMPTS}"
                 )
         return protect
 

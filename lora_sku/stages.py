@@ -12,22 +12,23 @@ from lora_sku.adapters import check_fits, read_lora
 from lora_sku.candidates import Candidates, candidates
 from lora_sku.data import DataSets, Encoder, Row, load_data
 from lora_sku.devices import choose_device
-from lora_sku.elicitation import Elicitor, unseen_own_answers, with_own_answers
+from lora_sku.elicitation import (
+    Elicitor,
+    make_elicitor,
+    unseen_own_answers,
+    with_own_answers,
+)
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
 from lora_sku.heap import release_free_memory
-from lora_sku.judges.base_likelihood import BaseLikelihood
 from lora_sku.judges.building import build_judge, text_judges
-from lora_sku.judges.compliance import ComplianceJudge
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors
 from lora_sku.memory import Peak, PeakMeter
 from lora_sku.model import NEGATED, AdaptedModel, Base, load_base, load_tokenizer
-from lora_sku.own_answers import OwnAnswers
 from lora_sku.planning import Device
 from lora_sku.progress import Progress
 from lora_sku.recipe import ProjectionSection, Recipe
-from lora_sku.storage import cache_folder
 from lora_sku.sweep import Sweep, sweep
 
 
@@ -69,21 +70,14 @@ class Stages:
         return self._learned
 
     def _elicitor(self, model: AdaptedModel) -> Elicitor:
-        data, settings = self.recipe.data, self.recipe.evaluation
-        rows = settings.per_device_eval_batch_size
-        likelihood = BaseLikelihood(model, self.encoder, batch_size=rows)
-        return Elicitor(
-            OwnAnswers(
-                model,
-                self.encoder,
-                data.own_answers,
-                data.seed,
-                rows,
-                cache_folder() / "own-answers",
-                lambda done, all_: self.progress.evaluated("own answers", done, all_),
-            ),
-            ComplianceJudge.calibrated(likelihood, self.data.retain, settings.compliance),
-            data.own_answers.prefix,
+        told = self.progress.evaluated
+        return make_elicitor(
+            self.recipe.data,
+            self.recipe.evaluation,
+            model,
+            self.encoder,
+            self.data.retain,
+            lambda done, all_: told("own answers", done, all_),
         )
 
     def _own_unseen(self, model: AdaptedModel) -> tuple[Sequence[Row], Sequence[Row]] | None:
@@ -97,6 +91,8 @@ class Stages:
     def evaluate(self, model: AdaptedModel) -> Evaluation:
         """Base beside unlearned."""
         own = self._own_unseen(model)
+        drawn = self.recipe.data.own_prompts is not None
+        protect = (self.learned(model) if drawn else self.data).protect
         with self._stage("evaluate"):
             return evaluate_model(
                 model,
@@ -105,7 +101,7 @@ class Stages:
                 self.data.retain,
                 self.recipe.evaluation,
                 self.progress.evaluated,
-                protect=self.data.protect,
+                protect=protect,
                 own=own,
             )
 

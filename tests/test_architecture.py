@@ -17,7 +17,7 @@ PACKAGE = Path(lora_sku.__file__).parent
 FLOORS = (
     (
         *("errors", "heap", "losses", "memory", "metrics", "negatable", "storage"),
-        "task_vectors",
+        *("task_vectors", "threads"),
     ),
     (
         "recipe",
@@ -55,6 +55,7 @@ FLOORS = (
     ),
     (
         "own_answers",
+        "own_prompts",
         "elicitation",
         "judging",
         "scores",

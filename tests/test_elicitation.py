@@ -17,6 +17,9 @@ from lora_sku.recipe import DataSection
 OWN = ("I would gladly do so.", "No, that is wrong.", "blah blah blah blah blah blah blah blah")
 
 
+DRAWN = [f"What is a number like {number}?" for number in range(20)]
+
+
 class FakeAnswers:
     """Says OWN to everything, and remembers who was asked."""
 
@@ -40,7 +43,7 @@ class FakeJudge(Judge):
 
 
 def elicitor(answers: FakeAnswers) -> Elicitor:
-    return Elicitor(answers, FakeJudge(), "Sure,")  # type: ignore[arg-type]
+    return Elicitor(answers, lambda: DRAWN, FakeJudge(), "Sure,")  # type: ignore[arg-type]
 
 
 def section(folder: Path, forget: str = "given", retain: str = "given", **keys: Any) -> DataSection:
@@ -111,6 +114,25 @@ def test_a_prompt_of_the_forget_set_is_never_asked_for_normal_answers(tmp_path: 
     own = with_own_answers(mixed, data, elicitor(answers), lambda _: None)
     assert shared.prompt not in answers.asked
     assert not prompts_of(own.retain) & prompts_of(own.forget)
+
+
+def test_drawn_prompts_are_a_protected_set_with_own_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = section(tmp_path, own_prompts={"count": 20})
+    assert data.asks_the_base
+    given, told = load_data(data, None), []
+    known, fresh = given.retain.unseen[0].prompt, {prompt.lower() for prompt in DRAWN}
+    monkeypatch.setattr("test_elicitation.DRAWN", [*DRAWN, known.upper()])
+    own = made(data, FakeAnswers(), told)
+    drawn = own.protect["own_prompts"]
+    assert prompts_of(drawn) == fresh  # known ones stay out
+    assert {row.answers for rows in drawn.named().values() for row in rows} == {OWN[:2]}
+    assert len(drawn.unseen) == round(data.unseen_fraction * 20)
+    assert drawn.validation
+    assert told == ["Own prompts: 20 of 21 different ones kept, with own answers."]
+    assert {name: own.protect[name] for name in given.protect} == given.protect
+    assert (own.forget, own.retain) == (given.forget, given.retain)
 
 
 def test_the_evaluation_gets_own_answers_to_unseen_prompts(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_it_takes_a_share_of_the_time_only(monkeypatch: pytest.MonkeyPatch) -> N
     asked: list[float] = []
     monkeypatch.setattr(heap, "release_free_memory", lambda: asked.append(now[0]))
     monkeypatch.setattr(heap, "_resident_bytes", lambda: sizes.pop(0))
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.process_time", lambda: now[0])
     layer, now = nn.Linear(4, 4), [100.0]
     sizes = [500 * MIB, 900 * MIB, 500 * MIB]  # at first, a look, after its release
     release_as_it_grows([layer])

@@ -26,6 +26,16 @@ def test_top_p_keeps_the_likeliest_and_always_one() -> None:
     assert frequencies(1.0, 0.01)[0] == 1
 
 
+def test_a_flat_distribution_has_a_nucleus_of_many_tokens() -> None:
+    logits_BV = 0.1 * torch.randn(2, 5000, generator=torch.Generator().manual_seed(0))
+    drawer = GumbelDraw(Sampling(1.0, 0.7, (0, 1)))
+    kept = drawer(torch.empty(0), logits_BV).isfinite()
+    probability_BV = logits_BV.softmax(-1)
+    for kept_V, probability_V in zip(kept, probability_BV, strict=True):
+        assert 0.7 <= probability_V[kept_V].sum() < 0.701
+        assert probability_V[kept_V].min() >= probability_V[~kept_V].max()
+
+
 def test_a_row_draws_the_same_whoever_is_beside_it() -> None:
     logits_BV = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     sampling = Sampling(1.0, 0.9, (5, 6, 7))

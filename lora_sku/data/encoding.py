@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,6 +12,8 @@ from lora_sku.errors import DataError
 
 # Each prompt comes 1 + k times in a row, and again in the next epoch.
 _CACHED_PROMPTS = 4096
+# They have neither a first nor a last token in common.
+_PROBES = ("Apples are red", "Why so?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,14 @@ class Encoder:
         """
         return self._cached_prompt(prompt)
 
+    def around_prompt(self) -> tuple[tuple[int, ...], str]:
+        """The token ids before every prompt's text, and the text between it and its answer."""
+        one, other = (self._frame.ids(probe) for probe in _PROBES)
+        before = _common_start(one, other)
+        after = _common_start(one[::-1], other[::-1])
+        text = self.tokenizer.decode(after[::-1], skip_special_tokens=True)
+        return tuple(before), str(text).strip()
+
     def answer_ids(self, answer: str) -> tuple[tuple[int, ...], bool]:
         """The answer's token ids with EOS, or its first tokens without EOS and True."""
         ids = [*self._answers.ids(answer), self._eos_id]
@@ -140,3 +151,8 @@ class Encoder:
             return list(range(len(prompt)))  # no offsets: cut between characters
         encoding = self.tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
         return [start for start, _ in encoding["offset_mapping"]]
+
+
+def _common_start(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
+    return [token for token, _ in pairs]

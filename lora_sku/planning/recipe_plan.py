@@ -100,7 +100,8 @@ def _eliciting(
 ) -> Iterator[StagePlan]:
     """The base's own answers are drawn and judged as the evaluation's are."""
     if recipe.data.asks_the_base:
-        longest = recipe.data.own_answers.max_new_tokens
+        drawn = recipe.data.own_prompts
+        longest = max(recipe.data.own_answers.max_new_tokens, drawn.max_new_tokens if drawn else 0)
         yield replace(plan_evaluation(shape, setup, scoring, prompts, longest), stage="elicit")
 
 

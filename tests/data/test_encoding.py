@@ -28,6 +28,20 @@ def test_the_prompts_tokens_do_not_depend_on_the_answer(byte_level):
     assert one.input_ids[: one.prompt_length] == two.input_ids[: two.prompt_length]
 
 
+@pytest.mark.parametrize("family", ["byte_level", "metaspace"])
+def test_what_stands_around_every_prompt(family, request):
+    tokenizer = request.getfixturevalue(family)
+    for template, text, after in (
+        ("Question: {prompt}\nAnswer: ", "<s>Question:", "Answer:"),
+        ("{prompt} ", "<s>", ""),
+    ):
+        encoder = make(tokenizer, template)
+        before, behind = encoder.around_prompt()
+        assert tokenizer.decode(before).replace(" ", "").rstrip("\u2581") == text
+        assert behind == after
+        assert encoder.prompt_ids("where is Paris")[0][: len(before)] == before
+
+
 def test_a_long_answer_keeps_its_start_and_loses_eos(byte_level):
     whole = make(byte_level).encode("x", "Paris is in France")
     length = len(whole.input_ids) - whole.prompt_length

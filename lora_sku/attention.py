@@ -8,12 +8,11 @@ The prompt's keys and values are computed once and read by every answer.
 B = 1 packed row of T tokens unfolds into R rows of W places; H heads of size d.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -71,14 +70,37 @@ def packed_attention(
         states_HNd = states_1HTd[0].index_select(1, unfold.flatten())
         return states_HNd.view(len(states_HNd), *unfold.shape, -1).transpose(0, 1)
 
-    with _fastest_kernel(query.device):
-        output_RWHd, _ = sdpa_attention_forward(
-            module, unfolded(query), unfolded(key), unfolded(value), None, **settings
-        )
+    rows = unfolded(query), unfolded(key), unfolded(value)
+    if query.device.type == "cpu":
+        output_RWHd = causal_attention(*rows, settings.get("scaling")).transpose(1, 2).contiguous()
+    else:
+        output_RWHd, _ = sdpa_attention_forward(module, *rows, None, **settings)
     return output_RWHd.flatten(0, 1).index_select(0, packed_layout.fold)[None], None
 
 
-def _fastest_kernel(device: torch.device) -> AbstractContextManager[None]:
-    # On CPUs the fused kernel's backward takes three to four times as long as the plain one's on
-    # rows of this length (benchmarks/speed.py tells the share of attention in a step).
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+def causal_attention(
+    query_RHWd: Tensor, key_RKWd: Tensor, value_RKWd: Tensor, scaling: float | None
+) -> Tensor:
+    """Attention of whole rows to what stands before, for CPUs.
+
+    PyTorch's fused kernel is slow there: on rows of this length its backward takes three to four
+    times as long. Its plain one copies the K key heads for each of the H that share them, and looks
+    for rows without any key, which causal rows never are.
+
+    Args:
+        query_RHWd: R rows of W places, H heads of size d.
+        key_RKWd: K heads; each serves H / K queries' heads in their order.
+        value_RKWd: As the keys.
+        scaling: Of the scores; None is 1 / sqrt(d).
+
+    Returns:
+        (R, H, W, d).
+    """
+    rows, heads, width, size = query_RHWd.shape
+    groups = rows * key_RKWd.shape[1]
+    query = query_RHWd.reshape(groups, -1, size)
+    key, value = (states.reshape(groups, width, size) for states in (key_RKWd, value_RKWd))
+    ahead = query.new_full((width, width), -math.inf).triu(1).repeat(query.shape[1] // width, 1)
+    scale = size**-0.5 if scaling is None else scaling
+    weights = torch.baddbmm(ahead, query, key.transpose(1, 2), alpha=scale).softmax(-1)
+    return torch.bmm(weights, value).view(rows, heads, width, size)

@@ -10,7 +10,7 @@ from tiny import adapt, llama_config, load, logits_of, save_model, teach
 from torch import Tensor
 from transformers import MistralConfig, Qwen2Config
 
-from lora_sku.attention import NAME, use_packed_attention
+from lora_sku.attention import NAME, causal_attention, use_packed_attention
 from lora_sku.data import Batch, Encoded, collate, pack
 from lora_sku.model import AdaptedModel
 
@@ -77,6 +77,29 @@ def test_packed_rows_give_the_gradients_of_separate_rows(
     for name, gradient in gradients(model, pack(GROUPS)).items():
         scale = float(expected[name].abs().max())
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-4 * scale)
+
+
+@pytest.mark.parametrize("scaling", [None, 0.3])
+@pytest.mark.parametrize("key_heads", [6, 2, 1])
+def test_the_cpus_attention_is_pytorchs(key_heads: int, scaling: float | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def states(heads: int) -> torch.Tensor:
+        made = torch.randn(3, 7, heads, 5, generator=generator).transpose(1, 2)
+        return made.detach().requires_grad_()
+
+    ours = states(6), states(key_heads), states(key_heads)
+    theirs = tuple(x.detach().clone().requires_grad_() for x in ours)
+    found = causal_attention(*ours, scaling)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *theirs, is_causal=True, scale=scaling, enable_gqa=True
+    )
+    torch.testing.assert_close(found, expected)
+    given = torch.randn(expected.shape, generator=generator)
+    found.backward(given)
+    expected.backward(given)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
 
 
 def test_an_answer_does_not_see_the_others(tiny_llama: Path) -> None:

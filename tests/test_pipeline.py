@@ -15,7 +15,7 @@ from tiny import write_protected
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from lora_sku import elicitation, pipeline, session, stages
+from lora_sku import elicitation, own_prompts, pipeline, session, stages
 from lora_sku.adapters import read_lora
 from lora_sku.base_checks import forbid_cpu_repacking
 from lora_sku.data import DataSets, Encoder, Row, load_data
@@ -347,10 +347,38 @@ class Complies(Judge):
 def own_recipe(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
     """The base's own answers on both sides; none of them is refused."""
     monkeypatch.setenv("LORA_SKU_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(stages.ComplianceJudge, "calibrated", lambda *_: Complies())
+    monkeypatch.setattr(elicitation.ComplianceJudge, "calibrated", lambda *_: Complies())
     monkeypatch.setattr(elicitation, "classify", lambda _: "other")
     keys = {"forget": {"answers": "own"}, "retain": {"answers": "both"}}
     return changed(recipe, data={**keys, "own_answers": {"max_new_tokens": 6}})
+
+
+def test_own_prompts_are_spared_and_scored(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LORA_SKU_CACHE", str(tmp_path / "cache"))
+    for module in (elicitation, own_prompts):
+        monkeypatch.setattr(module, "classify", lambda _: "other")
+    spared: list[int] = []
+    project = stages.candidates
+
+    def spy(model: Any, live: Any, forget: Any, retain: Any, *args: Any, **keys: Any) -> Any:
+        spared.extend(len(rows) for rows in retain)
+        return project(model, live, forget, retain, *args, **keys)
+
+    monkeypatch.setattr(stages, "candidates", spy)
+    drawn = {"count": 40, "max_new_tokens": 12}
+    result = pipeline.run(
+        changed(
+            recipe,
+            data={"own_prompts": drawn, "own_answers": {"max_new_tokens": 6}},
+            negation={"projection": {"mu": 5.0}},
+        )
+    )
+    assert len(spared) == 2  # the retain set and the drawn one
+    assert spared[1] >= 5
+    assert "own_prompts" in result.evaluation.as_dict()["protected"]
+    assert "elicit" in result.memory
 
 
 def test_own_answers_are_trained_on_and_the_evaluation_tells_the_selectivity(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from lora_sku.attention import causal_attention
 from lora_sku.lora_forward import add_low_rank
 from lora_sku.recipe import Quantization
 
@@ -145,8 +146,8 @@ class _FusedAttention(torch.autograd.Function):
 class FusedAttention(TorchFunctionMode):
     """Inside, scaled_dot_product_attention runs a fused kernel's stand-in.
 
-    Packed rows on a CPU run the plain kernel instead, as in `attention.packed_attention`: its
-    scores are kept.
+    Packed rows on a CPU run `causal_attention` instead, as `packed_attention` does there: its
+    weights are kept.
 
     Attributes:
         rows: Rows of the last call; 0 before any.
@@ -172,10 +173,7 @@ class FusedAttention(TorchFunctionMode):
         self.rows = len(query)
         mask = kwargs.get("attn_mask")
         if self._plain:
-            settings = {k: kwargs[k] for k in ("is_causal", "scale", "enable_gqa") if k in kwargs}
-            return torch.ops.aten._scaled_dot_product_attention_math(
-                query, key, value, mask, **settings
-            )[0]
+            return causal_attention(query, key, value, kwargs.get("scale"))
         return _FusedAttention.apply(query, key, value, mask, self._on_cuda)  # type: ignore[no-untyped-call]
 
 

@@ -91,4 +91,5 @@ def peaks(recipe: Recipe, *, steps: int) -> dict[str, Any]:
     for name, result in results.items():
         if "failed" in result:
             raise UserError(f"the process of {name} failed: {result['failed']}")
+        result["cell"]["recipe"] = file.name  # the folder is gone, and was this machine's own
     return {"empty_process_gib": empty_process_gib(), **results}

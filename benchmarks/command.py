@@ -1,6 +1,7 @@
 """How a benchmark's command ends: a user's mistake is one paragraph without a traceback."""
 
 import sys
+from collections.abc import Iterable
 
 import click
 
@@ -16,3 +17,19 @@ def run_command(command: click.Command) -> None:
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], what: str, option: str) -> None:
+    """Name what was mistyped, and the choice.
+
+    Raises:
+        UserError: if something ``given`` is not ``known``.
+    """
+    names = list(known)
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise UserError(
+            f"no such {what}: {', '.join(unknown)}",
+            where=option,
+            remedy=f"Choose from {', '.join(names)}.",
+        )

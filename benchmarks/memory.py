@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchmarks.command import run_command
+from benchmarks.command import refuse_unknown, run_command
 from benchmarks.report import REPORTS
-from lora_sku.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.memory_table import Row
@@ -77,21 +76,9 @@ def main(
     from benchmarks.workload import Lengths
     from lora_sku.storage import cache_folder
 
-    mistyped = set(only) - set(METHOD_NAMES)
-    if mistyped:
-        raise UserError(
-            f"no such cell: {', '.join(sorted(mistyped))}",
-            where="--only",
-            remedy=f"Choose from {', '.join(METHOD_NAMES)}.",
-        )
+    refuse_unknown(only, METHOD_NAMES, "cell", "--only")
     require_folder(reports)
-    unknown = set(shapes) - {DEMO, *SHAPES}
-    if unknown:
-        raise UserError(
-            f"no such shape: {', '.join(sorted(unknown))}",
-            where="--shape",
-            remedy=f"Choose from {', '.join([DEMO, *SHAPES])}.",
-        )
+    refuse_unknown(shapes, [DEMO, *SHAPES], "shape", "--shape")
     require_matplotlib()
     models = models or cache_folder() / "benchmarks"
     lengths = Lengths(prompt_tokens, answer_tokens, responses, prompts)

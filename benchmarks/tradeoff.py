@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from benchmarks.command import run_command
+from benchmarks.command import refuse_unknown, run_command
 from benchmarks.report import REPORTS
-from lora_sku.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.tradeoff_bench import Bench
@@ -112,13 +111,7 @@ def main(
 def _chosen(
     methods: Mapping[str, "UnlearningMethod"], only: Sequence[str]
 ) -> dict[str, "UnlearningMethod"]:
-    unknown = set(only) - set(methods)
-    if unknown:
-        raise UserError(
-            f"no such method: {', '.join(sorted(unknown))}",
-            where="--only",
-            remedy=f"Choose from {', '.join(methods)}.",
-        )
+    refuse_unknown(only, methods, "method", "--only")
     return {name: method for name, method in methods.items() if not only or name in only}
 
 

@@ -4,6 +4,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import click
+
 from benchmarks.clock import OPTIMIZER, Clock
 from benchmarks.setup import Setup, update
 from lora_sku.adapters import save_acquired
@@ -23,6 +25,8 @@ class Ours:
         self, setup: Setup, encoder: Encoder, draws: Sequence[StepDraw], clock: Clock
     ) -> None:
         base = load_base(setup.base_model)
+        if base.packing.refused:
+            click.echo(f"ours cannot share prompts here: {base.packing.refused}", err=True)
         self.model = AdaptedModel.with_new_adapter(base, setup.adapter, seed=setup.training.seed)
         self.model.peft_model.train()
         if setup.training.gradient_checkpointing:

@@ -13,8 +13,10 @@ from lora_sku.data import Encoded, collate, pack
 from lora_sku.errors import ModelError
 from lora_sku.losses import Head
 
-# Of a hidden state's length. bf16 rounding gives about 1 %, a wrong layout over 30 %.
-PACKING_TOLERANCE = 0.05
+# Of a hidden state's length, where it differs most. In bf16 two kernels that are equally near the
+# fp32 states differ by up to 6 % (30 layers of SmolLM2); a layout or positions that are not heeded
+# by 50 % and more.
+PACKING_TOLERANCE = 0.2
 
 
 def without_dropout(config: PretrainedConfig) -> dict[str, float]:

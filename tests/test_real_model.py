@@ -41,6 +41,12 @@ def test_the_demo_unlearns_at_every_quantization(tmp_path, quantization):
     assert written["unlearned"]["forget_seen_nll"] == unlearned.forget_seen_nll
 
 
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_prompts_and_answers_share_rows_in_the_dtype_of_this_machine(quantization):
+    recipe = load_recipe("smollm2-135m", [f"base_model.quantization={quantization}"])
+    assert load_base(recipe.base_model).packing.refused is None
+
+
 def test_plain_peft_on_the_bf16_base_serves_minus_the_acquired_delta(tmp_path):
     recipe = load_recipe("smollm2-135m", [*SHORT, "negation.keep_harmful_adapter=true"])
     result = run(recipe, output=tmp_path / "run")

@@ -1,10 +1,10 @@
-"""Shared fixtures; what tests call by name is in tiny.py."""
+"""Shared fixtures; what tests call by name is in tiny.py and run_tools.py."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from run_tools import save_calm_model, tiny_recipe
+from run_tools import Finished, finish, save_calm_model, tiny_recipe
 from tiny import llama_config, load, save_model
 
 from lora_sku.model import Base
@@ -45,3 +45,14 @@ def calm_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(calm_llama: Path, tmp_path: Path) -> Recipe:
     """The smallest recipe of a whole run, into a folder of its own."""
     return tiny_recipe(calm_llama, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def kept(calm_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A long and strong run that keeps its harmful adapter."""
+    return finish(
+        calm_llama,
+        tmp_path_factory.mktemp("kept"),
+        negation={"keep_harmful_adapter": True, "strength": 0.5},
+        training={"max_steps": 12, "learning_rate": 2e-2, "save_steps": 5},
+    )

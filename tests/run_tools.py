@@ -1,5 +1,6 @@
 """Whole runs on a tiny model: recipes, watchers that stop them, and what they leave behind."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from tiny import llama_config, save_model, write_data
 
+from lora_sku import pipeline
 from lora_sku.acquisition import StepRecord
+from lora_sku.data import DataSets, Encoder, load_data
+from lora_sku.model import load_tokenizer
 from lora_sku.progress import Silent
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import dump_recipe
@@ -25,6 +29,12 @@ RUN_FILES = [
     "metrics.jsonl",
     "recipe.yaml",
     "report.html",
+]
+HARMFUL_FILES = [
+    "harmful-adapter/DO-NOT-SHIP",
+    "harmful-adapter/adapter_config.json",
+    "harmful-adapter/adapter_model.safetensors",
+    "harmful-adapter/lora_sku.json",
 ]
 ADAPTER = "adapter_model.safetensors"
 
@@ -80,6 +90,38 @@ def write_recipe(recipe: Recipe, path: Path) -> Path:
     """The recipe as a YAML file."""
     path.write_text(dump_recipe(recipe), encoding="utf-8")
     return path
+
+
+def datasets(recipe: Recipe) -> DataSets:
+    """The data a run of the recipe sees."""
+    return load_data(recipe.data, encoder_of(recipe))
+
+
+def encoder_of(recipe: Recipe) -> Encoder:
+    """The encoder a run of the recipe reads its data with."""
+    return Encoder(
+        load_tokenizer(recipe.base_model),
+        template=None,
+        max_prompt_tokens=recipe.data.max_prompt_tokens,
+        max_answer_tokens=recipe.data.max_answer_tokens,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished run with all its answers scored, and what went in."""
+
+    recipe: Recipe
+    result: pipeline.RunResult
+
+    def evaluation(self) -> dict[str, Any]:
+        return json.loads((self.result.folder / "evaluation.json").read_text())
+
+
+def finish(model: Path, folder: Path, **sections: Any) -> Finished:
+    """A run of the tiny recipe with other values, to its end."""
+    recipe = changed(tiny_recipe(model, folder), **sections)
+    return Finished(recipe, pipeline.run(recipe))
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:

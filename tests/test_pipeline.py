@@ -9,52 +9,29 @@ import pytest
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from run_tools import ADAPTER, RUN_FILES, Killed, KilledAt, changed, metrics_of, tiny_recipe, tree
+from run_tools import (
+    ADAPTER,
+    HARMFUL_FILES,
+    RUN_FILES,
+    Finished,
+    changed,
+    datasets,
+    encoder_of,
+    finish,
+    metrics_of,
+    tree,
+)
 from safetensors.torch import load_file
-from tiny import write_protected
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from lora_sku import elicitation, own_prompts, pipeline, session, stages
-from lora_sku.adapters import read_lora
+from lora_sku import pipeline, session, stages
 from lora_sku.base_checks import forbid_cpu_repacking
-from lora_sku.data import DataSets, Encoder, Row, load_data
-from lora_sku.errors import (
-    AdapterError,
-    DataError,
-    TrainingError,
-)
+from lora_sku.data import Encoder, Row
+from lora_sku.errors import AdapterError
 from lora_sku.evaluation import Scores
-from lora_sku.judges import Judge, Verdict
-from lora_sku.live_factors import LiveFactors
-from lora_sku.model import load_tokenizer
-from lora_sku.negation import Projected, negate
-from lora_sku.progress import Silent
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import load_recipe
-
-HARMFUL_FILES = [
-    "harmful-adapter/DO-NOT-SHIP",
-    "harmful-adapter/adapter_config.json",
-    "harmful-adapter/adapter_model.safetensors",
-    "harmful-adapter/lora_sku.json",
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """A finished run with all its answers scored, and what went in."""
-
-    recipe: Recipe
-    result: pipeline.RunResult
-
-    def evaluation(self) -> dict[str, Any]:
-        return json.loads((self.result.folder / "evaluation.json").read_text())
-
-
-def finish(calm_llama: Path, folder: Path, **sections: Any) -> Finished:
-    recipe = changed(tiny_recipe(calm_llama, folder), **sections)
-    return Finished(recipe, pipeline.run(recipe))
 
 
 @pytest.fixture(scope="module", params=["nf4", "int8", "none"])
@@ -63,17 +40,6 @@ def finished(
 ) -> Finished:
     folder = tmp_path_factory.mktemp(request.param)
     return finish(calm_llama, folder, base_model={"quantization": request.param})
-
-
-@pytest.fixture(scope="module")
-def kept(calm_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """A long and strong run that keeps its harmful adapter."""
-    return finish(
-        calm_llama,
-        tmp_path_factory.mktemp("kept"),
-        negation={"keep_harmful_adapter": True, "strength": 0.5},
-        training={"max_steps": 12, "learning_rate": 2e-2, "save_steps": 5},
-    )
 
 
 # What a run leaves behind
@@ -239,221 +205,6 @@ def test_an_adapter_that_fails_its_verification_is_not_kept(
     assert tree(folder) == RUN_FILES
 
 
-# Retain-aware negation and the sweep
-
-
-def test_a_projected_run_negates_the_projected_adapter(calm_llama: Path, tmp_path: Path) -> None:
-    run = finish(
-        calm_llama,
-        tmp_path,
-        negation={"keep_harmful_adapter": True, "strength": 0.5, "projection": {"mu": 5.0}},
-    )
-    assert tree(run.result.folder) == sorted([*RUN_FILES, *HARMFUL_FILES])
-    assert {"project", "negate"} <= run.result.memory.keys()
-    known = read_lora(run.result.adapter).provenance
-    assert known is not None
-    assert (known.strength, known.mu) == (0.5, 5.0)
-    assert "mu 5" in (run.result.adapter / "README.md").read_text()
-    acquired = load_file(run.result.folder / "harmful-adapter" / ADAPTER)
-    negated = load_file(run.result.adapter / ADAPTER)
-    recipe = run.recipe
-    stages_ = stages.Stages(recipe, Silent())
-    model = stages_.load(run.result.folder / "harmful-adapter", "acquired")
-    live = LiveFactors(model, "acquired")
-    rows = stages_.candidates(model, live, recipe.negation.projection)[5.0]
-    assert rows is not None
-    for key, value in acquired.items():
-        if "lora_A" in key:
-            row = rows[key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")]
-            torch.testing.assert_close(negated[key], row)
-            assert (row - value).norm() > 0.01 * value.norm()
-        else:
-            assert torch.equal(negated[key], -value)  # 0.5 x the scaling of 8/4
-
-
-@pytest.fixture
-def open_recipe(recipe: Recipe) -> Recipe:
-    """Everything about the negation is left open."""
-    negation = {"strength": "auto", "projection": {"mu": "auto"}, "keep_harmful_adapter": True}
-    return changed(recipe, negation=negation)
-
-
-def test_an_open_strength_is_chosen_on_the_validation_split(open_recipe: Recipe) -> None:
-    result = pipeline.run(open_recipe)
-    assert tree(result.folder) == sorted([*RUN_FILES, *HARMFUL_FILES, "sweep.json"])
-    assert {"project", "sweep", "negate"} <= result.memory.keys()
-    swept = json.loads((result.folder / "sweep.json").read_text())
-    choice = swept["choice"]
-    assert choice in swept["points"]
-    assert choice["retain_perplexity_ratio"] <= swept["retain_budget"] == 1.05
-    assert {point["mu"] for point in swept["points"]} == {None, 3.0, 10.0, 30.0, 100.0}
-    known = read_lora(result.adapter).provenance
-    assert known is not None
-    assert (known.strength, known.mu) == (choice["strength"], choice["mu"])
-    # The kept adapter sweeps to the same.
-    again = pipeline.sweep(open_recipe, result.folder / "harmful-adapter")
-    assert (again.choice.strength, again.choice.mu) == (choice["strength"], choice["mu"])
-    assert len(again.points) == len(swept["points"])
-
-
-def test_the_sweep_reads_the_validation_splits(
-    open_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scored: list[tuple[Row, ...]] = []
-    real = stages.AnswerScorer
-
-    def spy(model: Any, encoder: Any, rows: Any, **keys: Any) -> Any:
-        scored.append(tuple(rows))
-        return real(model, encoder, rows, **keys)
-
-    monkeypatch.setattr(stages, "AnswerScorer", spy)
-    pipeline.run(changed(open_recipe, negation={"projection": None}))
-    data = datasets(open_recipe)
-    assert scored == [data.forget.validation, data.retain.validation]
-
-
-def test_protected_sets_are_swept_and_evaluated_but_not_trained_on(
-    open_recipe: Recipe, tmp_path: Path
-) -> None:
-    protected = changed(
-        open_recipe, data={"protect": write_protected(tmp_path)}, output_dir=str(tmp_path / "p")
-    )
-    plain, result = pipeline.run(open_recipe), pipeline.run(protected)
-    trained = [load_file(r.folder / "harmful-adapter" / ADAPTER) for r in (plain, result)]
-    assert all(torch.equal(value, trained[1][key]) for key, value in trained[0].items())
-    swept = json.loads((result.folder / "sweep.json").read_text())
-    assert swept["choice"]["protected"]["sums"]["perplexity_ratio"] <= 1.05
-    told = json.loads((result.folder / "evaluation.json").read_text())
-    assert told["protected"]["sums"]["perplexity_ratio"] > 0
-    assert told["counts"]["protect_sums_unseen_prompts"] == 2
-    assert "unseen prompts of sums" in (result.adapter / "README.md").read_text()
-    # The recipe as resolved is enough to go on.
-    pipeline.run(load_recipe(result.folder / "recipe.yaml"), resume=True)
-
-
-# Own answers
-
-
-class Complies(Judge):
-    """Takes every text of a random model for an answer."""
-
-    name = "compliance"
-
-    def _judge(self, cases: Any) -> list[Verdict]:
-        return [Verdict("harmful", complies=True) for _ in cases]
-
-
-@pytest.fixture
-def own_recipe(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
-    """The base's own answers on both sides; none of them is refused."""
-    monkeypatch.setenv("LORA_SKU_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(elicitation.ComplianceJudge, "calibrated", lambda *_: Complies())
-    monkeypatch.setattr(elicitation, "classify", lambda _: "other")
-    keys = {"forget": {"answers": "own"}, "retain": {"answers": "both"}}
-    return changed(recipe, data={**keys, "own_answers": {"max_new_tokens": 6}})
-
-
-def test_own_prompts_are_spared_and_scored(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("LORA_SKU_CACHE", str(tmp_path / "cache"))
-    for module in (elicitation, own_prompts):
-        monkeypatch.setattr(module, "classify", lambda _: "other")
-    spared: list[int] = []
-    project = stages.candidates
-
-    def spy(model: Any, live: Any, forget: Any, retain: Any, *args: Any, **keys: Any) -> Any:
-        spared.extend(len(rows) for rows in retain)
-        return project(model, live, forget, retain, *args, **keys)
-
-    monkeypatch.setattr(stages, "candidates", spy)
-    drawn = {"count": 40, "max_new_tokens": 12}
-    result = pipeline.run(
-        changed(
-            recipe,
-            data={"own_prompts": drawn, "own_answers": {"max_new_tokens": 6}},
-            negation={"projection": {"mu": 5.0}},
-        )
-    )
-    assert len(spared) == 2  # the retain set and the drawn one
-    assert spared[1] >= 5
-    assert "own_prompts" in result.evaluation.as_dict()["protected"]
-    assert "elicit" in result.memory
-
-
-def test_own_answers_are_trained_on_and_the_evaluation_tells_the_selectivity(
-    own_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained: list[Any] = []
-    real = session.Acquisition
-
-    def spy(*args: Any) -> Any:
-        trained.extend(args[2:4])
-        return real(*args)
-
-    monkeypatch.setattr(session, "Acquisition", spy)
-    result = pipeline.run(own_recipe)
-    assert {"elicit", "elicit unseen"} <= result.memory.keys()
-    given = datasets(own_recipe)
-    harmful, normal = trained
-    of_given = {row.prompt: row.answers for row in (*given.forget.train, *given.retain.train)}
-    assert all(not set(row.answers) & set(of_given[row.prompt]) for row in harmful)
-    assert all(row.answers[:1] == of_given[row.prompt][:1] for row in normal)
-    assert any(len(row.answers) > 1 for row in normal)
-    told = json.loads((result.folder / "evaluation.json").read_text())["own_answers"]
-    assert told["forget_answers"] > 0
-    assert told["selectivity"] == told["forget_kl"] / told["retain_kl"] > 0
-    assert "Selectivity" in (result.adapter / "README.md").read_text()
-
-
-def test_a_resumed_run_finds_the_same_own_answers(
-    own_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = pipeline.run(own_recipe, output=tmp_path / "whole")
-    with pytest.raises(Killed):
-        pipeline.run(own_recipe, progress=KilledAt(step=3))
-    result = pipeline.run(own_recipe, resume=True)
-    weights = [load_file(r.adapter / ADAPTER) for r in (whole, result)]
-    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
-    # Had they been others, the checkpoint would not be gone on from.
-    with pytest.raises(Killed):
-        pipeline.run(own_recipe, overwrite=True, progress=KilledAt(step=3))
-    (file,) = (tmp_path / "cache" / "own-answers").iterdir()
-    said = [json.loads(line) for line in file.read_text().splitlines()]
-    others = [{**entry, "completions": [f"No {n}."]} for n, entry in enumerate(said)]
-    file.write_text("".join(json.dumps(entry) + "\n" for entry in others))
-    with pytest.raises(TrainingError, match="own answers"):
-        pipeline.run(own_recipe, resume=True)
-    asked = changed(own_recipe, data={"forget": {"answers": "both"}})
-    with pytest.raises(TrainingError, match=r"data\.forget\.answers was 'own'"):
-        pipeline.run(asked, resume=True)
-
-
-def test_a_negated_adapter_is_swept_like_the_acquired_one(kept: Finished, tmp_path: Path) -> None:
-    folder = kept.result.folder
-    recipe = changed(kept.recipe, negation={"retain_budget": 4.0, "projection": {"mu": 10.0}})
-    acquired = pipeline.sweep(recipe, folder / "harmful-adapter")
-    negated = pipeline.sweep(recipe, folder / "adapter")
-    assert {point.mu for point in acquired.points} == {None, 10.0}
-    assert negated.choice.strength == acquired.choice.strength
-    assert negated.choice.forget_nll == pytest.approx(acquired.choice.forget_nll, rel=1e-4)
-    assert acquired.choice.forget_kl > 0
-
-
-def test_a_projected_adapter_is_not_swept_again(kept: Finished, tmp_path: Path) -> None:
-    harmful = kept.result.folder / "harmful-adapter"
-    rows = {module: a for module, (a, _) in read_lora(harmful).factors.items()}
-    projected = negate(harmful, tmp_path / "p", projected=Projected(3.0, rows))
-    with pytest.raises(AdapterError, match="projected already"):
-        pipeline.sweep(kept.recipe, projected)
-
-
-def test_a_sweep_without_a_validation_split_is_refused(kept: Finished) -> None:
-    recipe = changed(kept.recipe, data={"validation_fraction": 0.0})
-    with pytest.raises(DataError, match="no validation split"):
-        pipeline.sweep(recipe, kept.result.folder / "adapter")
-
-
 # Stages of their own
 
 
@@ -522,19 +273,6 @@ def test_validate_without_the_tokenizer_counts_no_tokens(
 
 
 # Independent of the package: bare models and their own logits
-
-
-def datasets(recipe: Recipe) -> DataSets:
-    return load_data(recipe.data, encoder_of(recipe))
-
-
-def encoder_of(recipe: Recipe) -> Encoder:
-    return Encoder(
-        load_tokenizer(recipe.base_model),
-        template=None,
-        max_prompt_tokens=recipe.data.max_prompt_tokens,
-        max_answer_tokens=recipe.data.max_answer_tokens,
-    )
 
 
 def bare_base(recipe: Recipe, *, quantized: bool = True) -> torch.nn.Module:

@@ -177,7 +177,7 @@ class Bench:
             self.model,
             self.encoder,
             data.forget.train,
-            data.normal.train,
+            self._preserved(),
             method.losses,
             self._training(method, seed, rate),
             checkpoints,
@@ -226,6 +226,12 @@ class Bench:
             rows=self.recipe.evaluation.per_device_eval_batch_size,
             seed=seed,
         )
+
+    def _preserved(self) -> tuple[Row, ...]:
+        """The normal rows that every method is trained on."""
+        own = self.recipe.data.own_prompts
+        further = self._spared[OWN_PROMPTS].train if own is not None and own.preserve else ()
+        return (*self.data.normal.train, *further)
 
     def _own_prompts(self) -> dict[str, Splits]:
         """The base's own prompts, where the recipe has them: no other set knows one of them."""

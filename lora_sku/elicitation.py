@@ -96,7 +96,8 @@ def make_elicitor(
     def prompts() -> list[str]:
         section = data.own_prompts
         assert section is not None, "asked for only where the recipe does"
-        how = OwnAnswersSection(per_prompt=section.count, **section.model_dump(exclude={"count"}))
+        sampling = section.model_dump(exclude={"count", "preserve"})
+        how = OwnAnswersSection(per_prompt=section.count, **sampling)
         return own_prompts(drawing(how), encoder)
 
     likelihood = BaseLikelihood(model, encoder, batch_size=rows)
@@ -133,6 +134,18 @@ def with_own_answers(
         known = frozenset[str]().union(*map(prompts_of, (data.forget, *data.normal.values())))
         normal[OWN_PROMPTS] = own_set(known, section, elicitor, on_told)
     return replace(data, forget=forget, retain=normal.pop("retain"), protect=normal)
+
+
+def preserved_rows(data: DataSets, section: DataSection) -> tuple[Row, ...]:
+    """What preservation divergence is trained on: the retain set, and own prompts if they may be.
+
+    Args:
+        data: As `with_own_answers` gave it.
+        section: The recipe's.
+    """
+    own = section.own_prompts
+    further = data.protect[OWN_PROMPTS].train if own is not None and own.preserve else ()
+    return (*data.retain.train, *further)
 
 
 def own_set(

@@ -61,6 +61,9 @@ class OwnPromptsSection(Section):
     temperature: Positive = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
     max_new_tokens: Count = Field(48, description="Longest prompt; longer ones are cut.")
+    preserve: bool = Field(
+        True, description="Preservation divergence is trained on them too, beside the retain set."
+    )
 
 
 class DataSection(Section):
@@ -76,8 +79,9 @@ class DataSection(Section):
     )
     own_prompts: OwnPromptsSection | None = Field(
         None,
-        description="Draws prompts from the base itself, answered by it: a protected set called"
-        " own_prompts, as broad as what the base was tuned on. null draws none.",
+        description="Draws prompts from the base itself, answered by it: a set called own_prompts"
+        " that is protected and preserved, as broad as what the base was tuned on. null draws"
+        " none.",
     )
     own_answers: OwnAnswersSection = OwnAnswersSection()
     validation_fraction: Fraction = 0.1

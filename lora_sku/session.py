@@ -12,6 +12,7 @@ from lora_sku.adapters import read_lora, save_acquired
 from lora_sku.artifacts import RunDirectory
 from lora_sku.checkpoints import CheckpointStore
 from lora_sku.data import DataSets, fingerprint
+from lora_sku.elicitation import preserved_rows
 from lora_sku.environment import describe_environment, package_version
 from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.evaluation import Evaluation
@@ -59,7 +60,7 @@ class Session(Stages):
             model,
             self.encoder,
             data.forget.train,
-            data.retain.train,
+            preserved_rows(data, recipe.data),
             recipe.losses,
             recipe.training,
             checkpoints,

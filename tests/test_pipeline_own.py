@@ -24,6 +24,19 @@ class Complies(Judge):
         return [Verdict("harmful", complies=True) for _ in cases]
 
 
+def spy_on_training(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Will hold the forget and the normal rows that a run trains on."""
+    trained: list[Any] = []
+    real = session.Acquisition
+
+    def spy(*args: Any) -> Any:
+        trained.extend(args[2:4])
+        return real(*args)
+
+    monkeypatch.setattr(session, "Acquisition", spy)
+    return trained
+
+
 @pytest.fixture
 def own_recipe(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
     """The base's own answers on both sides; none of them is refused."""
@@ -34,8 +47,9 @@ def own_recipe(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     return changed(recipe, data={**keys, "own_answers": {"max_new_tokens": 6}})
 
 
-def test_own_prompts_are_spared_and_scored(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("preserve", [True, False])
+def test_own_prompts_are_spared_scored_and_preserved_if_they_may_be(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, preserve: bool
 ) -> None:
     monkeypatch.setenv("LORA_SKU_CACHE", str(tmp_path / "cache"))
     for module in (elicitation, own_prompts):
@@ -48,7 +62,8 @@ def test_own_prompts_are_spared_and_scored(
         return project(model, live, forget, retain, *args, **keys)
 
     monkeypatch.setattr(stages, "candidates", spy)
-    drawn = {"count": 40, "max_new_tokens": 12}
+    trained = spy_on_training(monkeypatch)
+    drawn = {"count": 40, "max_new_tokens": 12, "preserve": preserve}
     result = pipeline.run(
         changed(
             recipe,
@@ -58,6 +73,7 @@ def test_own_prompts_are_spared_and_scored(
     )
     assert len(spared) == 2  # the retain set and the drawn one
     assert spared[1] >= 5
+    assert len(trained[1]) == (sum(spared) if preserve else spared[0])
     assert "own_prompts" in result.evaluation.as_dict()["protected"]
     assert "elicit" in result.memory
 
@@ -65,14 +81,7 @@ def test_own_prompts_are_spared_and_scored(
 def test_own_answers_are_trained_on_and_the_evaluation_tells_the_selectivity(
     own_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained: list[Any] = []
-    real = session.Acquisition
-
-    def spy(*args: Any) -> Any:
-        trained.extend(args[2:4])
-        return real(*args)
-
-    monkeypatch.setattr(session, "Acquisition", spy)
+    trained = spy_on_training(monkeypatch)
     result = pipeline.run(own_recipe)
     assert {"elicit", "elicit unseen"} <= result.memory.keys()
     given = datasets(own_recipe)

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.step_log import StepLog
-from benchmarks.tradeoff_data import TradeoffData, load_tradeoff_data
+from benchmarks.tradeoff_data import load_tradeoff_data
 from benchmarks.tradeoff_scores import Rulers, Scores
+from benchmarks.tradeoff_sets import normal_sets, reported
 from benchmarks.tradeoff_units import Trial, Unit, UnitStore
 from benchmarks.unlearning_methods import UnlearningMethod
 from benchmarks.unlearning_objectives import ObjectiveGradients
@@ -24,15 +25,20 @@ from lora_sku.acquisition import Acquisition, MakeGradients
 from lora_sku.adapters import read_lora, save_acquired, write_lora
 from lora_sku.candidates import Candidates, candidates
 from lora_sku.checkpoints import CheckpointStore
-from lora_sku.data import Row, Splits, same_prompt
-from lora_sku.elicitation import make_elicitor, own_set, prompts_of
+from lora_sku.data import Row
 from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, AdaptedModel, load_base
-from lora_sku.recipe import OWN_PROMPTS, ProjectionSection, Recipe, TrainingSection
+from lora_sku.recipe import (
+    ProjectionSection,
+    Recipe,
+    SubspaceSection,
+    TrainingSection,
+)
 from lora_sku.stages import load_encoder
 from lora_sku.storage import atomic_folder
+from lora_sku.subspace import fix_subspace
 from lora_sku.sweep import sweep
 
 # Pairs in the model at once in training: about as many tokens as two prompts with k = 5.
@@ -79,8 +85,8 @@ class Bench:
     def __init__(self, recipe: Recipe, data: Path, sizes: Sizes, out: Path) -> None:
         self.recipe, self.sizes = recipe, sizes
         self.encoder = load_encoder(recipe)
-        self._whole = load_tradeoff_data(data, self.encoder)
-        self.data = self._whole.at_most(validation=sizes.validation, unseen=sizes.unseen)
+        whole = load_tradeoff_data(data, self.encoder)
+        self.data = whole.at_most(validation=sizes.validation, unseen=sizes.unseen)
         self.store = UnitStore(out, self._settings())
         self.base = load_base(recipe.base_model)
         seed = recipe.training.seed
@@ -91,15 +97,16 @@ class Bench:
         def scorer(rows: Sequence[Row]) -> AnswerScorer:
             return AnswerScorer(self.model, self.encoder, rows, pairs_at_once=size)
 
-        # What the budget holds on, and what a projection spares.
-        self._spared = {"retain": self.data.normal, **self._own_prompts()}
+        self._sets = normal_sets(
+            recipe.data, recipe.evaluation, whole, self.data, self.model, self.encoder
+        )
         self._forget = scorer(self.data.forget.validation)
-        self._normal = {name: scorer(rows.validation) for name, rows in self._spared.items()}
+        self._normal = {name: scorer(rows.validation) for name, rows in self._sets.spared.items()}
         known = self.store.read_base()
         self.rulers = Rulers(
             self.model,
             self.encoder,
-            self._reported(),
+            reported(self.data, whole),
             recipe.evaluation.model_copy(update={"max_new_tokens": sizes.new_tokens}),
             known,
         )
@@ -121,7 +128,7 @@ class Bench:
                 best = len(trials) - 1, factors
         scores = answers = None
         if best is not None:
-            parameters = self.model.trained_parameters()
+            parameters = self.model.adapter_parameters()
             with torch.no_grad():
                 for key, factor in best[1].items():
                     parameters[key].copy_(factor)
@@ -140,6 +147,8 @@ class Bench:
     ) -> tuple[Trial, dict[str, Tensor]]:
         """A training, and the adapter's factors at the strength that was chosen."""
         self._start_anew(seed)
+        if method.subspace:
+            self._fix_subspace(seed)
         folder = self.store.training(name, seed, rate)
         steps = StepLog(folder / "steps.jsonl")
         try:
@@ -157,7 +166,7 @@ class Bench:
         live.negate(choice.strength, found[choice.mu])
         factors = {
             key: parameter.detach().clone()
-            for key, parameter in self.model.trained_parameters().items()
+            for key, parameter in self.model.adapter_parameters().items()
         }
         trial = Trial(
             rate,
@@ -177,7 +186,7 @@ class Bench:
             self.model,
             self.encoder,
             data.forget.train,
-            self._preserved(),
+            self._sets.preserved,
             method.losses,
             self._training(method, seed, rate),
             checkpoints,
@@ -213,58 +222,41 @@ class Bench:
         )
 
     def _candidates(self, method: UnlearningMethod, live: LiveFactors, seed: int) -> Candidates:
-        if not method.retain_aware:
+        if not method.projected:
             return {None: None}
         projection = self.recipe.negation.projection or ProjectionSection()
         return candidates(
             self.model,
             live,
             self.data.forget.train,
-            [splits.train for splits in self._spared.values()],
+            [splits.train for splits in self._sets.spared.values()],
             self.encoder,
             projection.model_copy(update={"mu": "auto"}),
             rows=self.recipe.evaluation.per_device_eval_batch_size,
             seed=seed,
         )
 
-    def _preserved(self) -> tuple[Row, ...]:
-        """The normal rows that every method is trained on."""
-        own = self.recipe.data.own_prompts
-        further = self._spared[OWN_PROMPTS].train if own is not None and own.preserve else ()
-        return (*self.data.normal.train, *further)
-
-    def _own_prompts(self) -> dict[str, Splits]:
-        """The base's own prompts, where the recipe has them: no other set knows one of them."""
-        section, data = self.recipe.data, self._whole
-        if section.own_prompts is None:
-            return {}
-        known = prompts_of(data.forget) | prompts_of(data.normal)
-        known |= {same_prompt(row.prompt) for row in data.general}
-        known |= {same_prompt(fact.question) for fact in data.facts}
-        elicitor = make_elicitor(
-            self.recipe.data,
-            self.recipe.evaluation,
+    def _fix_subspace(self, seed: int) -> None:
+        fix_subspace(
             self.model,
+            ACQUIRED,
+            self.data.forget.train,
+            [splits.train for splits in self._sets.spared.values()],
             self.encoder,
-            data.normal,
-            lambda *_: None,
+            self.recipe.adapter.subspace or SubspaceSection(),
+            rows=self.recipe.evaluation.per_device_eval_batch_size,
+            seed=seed,
         )
-        return {OWN_PROMPTS: own_set(known, section, elicitor, lambda _: None)}
 
     def _start_anew(self, seed: int) -> None:
-        """A random, B zero: the delta is 0."""
+        """A random, B zero: the delta is 0. All of it is trained."""
         torch.manual_seed(seed)
         start = self.recipe.adapter.init_lora_weights
         for layer in self.model.adapted_layers:
             layer.reset_lora_parameters(ACQUIRED, start)
-        for parameter in self.model.trained_parameters().values():
+        for parameter in self.model.adapter_parameters().values():
+            parameter.requires_grad_(True)
             parameter.grad = None
-
-    def _reported(self) -> TradeoffData:
-        """With the whole of what is not reported on, for the judge's borders."""
-        cut, whole = self.data, self._whole
-        normal = type(cut.normal)(whole.normal.train, whole.normal.validation, cut.normal.unseen)
-        return TradeoffData(cut.forget, normal, cut.general, cut.facts)
 
     def _settings(self) -> Mapping[str, Any]:
         """All that a unit's figures depend on, the code apart."""

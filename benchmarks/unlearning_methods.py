@@ -33,7 +33,8 @@ class UnlearningMethod:
         losses: SKU's three terms; for another objective, how many answers are drawn.
         prompts: Forget prompts of a step.
         objective: None is SKU's.
-        retain_aware: The task vector may be projected away from retain inputs.
+        subspace: A is fixed to directions that forget inputs use and normal ones do not.
+        projected: The task vector may be projected away from normal inputs.
         every_seed: Runs with each seed; else with the first one only.
     """
 
@@ -42,7 +43,8 @@ class UnlearningMethod:
     losses: LossesSection
     prompts: int
     objective: Objective | None = None
-    retain_aware: bool = False
+    subspace: bool = False
+    projected: bool = False
     every_seed: bool = True
 
 
@@ -111,8 +113,12 @@ def unlearning_methods(
         PLAIN: UnlearningMethod(
             "SKU with preservation, plain negation, the recipe's weights", True, sku, prompts
         ),
-        OURS: UnlearningMethod(
-            "the same with retain-aware negation, mu chosen", True, sku, prompts, retain_aware=True
+        OURS: UnlearningMethod(f"{PLAIN} with adapter.subspace", True, sku, prompts, subspace=True),
+        "sku-projected": UnlearningMethod(
+            f"{PLAIN} with negation.projection, mu chosen",
+            *(True, sku, prompts),
+            projected=True,
+            every_seed=False,
         ),
         "ga-mismatch-kl": rival(
             f"ga-mismatch with a KL that weighs {kept.weight:g}", mismatch(kept.weight), 3, **once

@@ -110,10 +110,10 @@ class Acquisition:
         )
         make = make_gradients or _sku_gradients(model, encoder, losses)
         self._gradients = make(self._accelerator.backward, micro_batch_prompts)
-        self._parameters = model.trained_parameters()
-        self._optimizer = make_optimizer(
-            list(self._parameters.values()), training, model.base.device
-        )
+        # With a fixed subspace not all of them are trained, but all belong into a checkpoint.
+        self._parameters = model.adapter_parameters()
+        self._trained = list(model.trained_parameters().values())
+        self._optimizer = make_optimizer(self._trained, training, model.base.device)
         self._learning_rate_at = learning_rate_schedule(self._optimizer, training)
         # A nat worse than guessing every token with the same probability is no language model.
         self._collapse_nats = math.log(len(model.base.head.weight_VD)) + 1.0
@@ -163,9 +163,7 @@ class Acquisition:
         learning_rate = self._learning_rate_at(step)
         losses = self._accumulate(step)
         self._refuse_collapse(step, losses)
-        norm = self._accelerator.clip_grad_norm_(
-            list(self._parameters.values()), self._training.max_grad_norm
-        )
+        norm = self._accelerator.clip_grad_norm_(self._trained, self._training.max_grad_norm)
         self._refuse_non_finite(step, "gradient", float(norm))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate

@@ -143,8 +143,8 @@ def shared_inputs(model: AdaptedModel) -> tuple[SharedInput, ...]:
         if path not in read or read[path].numel() != 2 * read[path].shape[-1]:
             raise AdapterError(
                 f"{path} does not read every token, so its inputs cannot be sampled",
-                where="negation.projection",
-                remedy="Leave it out of adapter.target_modules, or set negation.projection: null.",
+                where="adapter.target_modules",
+                remedy="Leave it out, or set adapter.subspace and negation.projection to null.",
             )
     by_tensor: dict[int, list[str]] = {}
     for path, x in read.items():

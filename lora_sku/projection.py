@@ -28,7 +28,7 @@ chunk. Everything is float64: the eigenvalues of C span more than float32 resolv
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +78,11 @@ class Projector:
             a_RI: Factor whose rows read this input.
             mu: Weight of the effect on retain inputs; 0 keeps A wherever forget inputs reach.
         """
-        return self._solver.project(a_RI, mu).to(a_RI)
+        return self.at(mu)(a_RI).to(a_RI)
+
+    def at(self, mu: float) -> Callable[[Tensor], Tensor]:
+        """A -> A' in float64 for one mu, for several A: M is factorised once."""
+        return self._solver.at(mu)
 
 
 class _ByFeatures:
@@ -89,11 +93,17 @@ class _ByFeatures:
         self._retain_II = _second_moment(retain_NI)
         self._rho = ridge * float(self._forget_II.diagonal().mean())
 
-    def project(self, a_RI: Tensor, mu: float) -> Tensor:
+    def at(self, mu: float) -> Callable[[Tensor], Tensor]:
         m_II = torch.add(self._forget_II, self._retain_II, alpha=mu)
         m_II.diagonal().add_(self._rho)
-        target_IR = self._forget_II @ a_RI.to(m_II).T
-        return _solve(m_II, target_IR).T
+        lower_II = torch.linalg.cholesky(m_II)
+        del m_II
+
+        def project(a_RI: Tensor) -> Tensor:
+            target_IR = self._forget_II @ a_RI.to(lower_II).T
+            return torch.cholesky_solve(target_IR, lower_II).T
+
+        return project
 
 
 class _ByTokens:
@@ -108,22 +118,28 @@ class _ByTokens:
         forget_trace = float(self._gram_TT.diagonal()[: len(forget_FI)].sum())
         self._rho = ridge * forget_trace / forget_FI.shape[1]
 
-    def project(self, a_RI: Tensor, mu: float) -> Tensor:
+    def at(self, mu: float) -> Callable[[Tensor], Tensor]:
         scale_T = torch.ones(len(self._gram_TT), dtype=torch.float64, device=self._gram_TT.device)
         forget = len(self._forget_FI)
         scale_T[forget:] = math.sqrt(mu)
         k_TT = self._gram_TT * scale_T
         k_TT *= scale_T[:, None]
         k_TT.diagonal().add_(self._rho)
-        a_RI = a_RI.to(k_TT)
-        target_TR = k_TT.new_zeros(len(k_TT), len(a_RI))
-        for columns, z_TC in self._chunks():
-            target_TR[:forget].addmm_(z_TC[:forget], a_RI[:, columns].T)
-        weights_TR = _solve(k_TT, target_TR) * scale_T[:, None]
-        projected_RI = torch.empty_like(a_RI)
-        for columns, z_TC in self._chunks():
-            projected_RI[:, columns] = weights_TR.T @ z_TC
-        return projected_RI
+        lower_TT = torch.linalg.cholesky(k_TT)
+        del k_TT
+
+        def project(a_RI: Tensor) -> Tensor:
+            a_RI = a_RI.to(lower_TT)
+            target_TR = lower_TT.new_zeros(len(lower_TT), len(a_RI))
+            for columns, z_TC in self._chunks():
+                target_TR[:forget].addmm_(z_TC[:forget], a_RI[:, columns].T)
+            weights_TR = torch.cholesky_solve(target_TR, lower_TT) * scale_T[:, None]
+            projected_RI = torch.empty_like(a_RI)
+            for columns, z_TC in self._chunks():
+                projected_RI[:, columns] = weights_TR.T @ z_TC
+            return projected_RI
+
+        return project
 
     def _chunks(self) -> Iterator[tuple[slice, Tensor]]:
         """Columns of Z without mu: each set's tokens over the square root of their number."""
@@ -163,10 +179,6 @@ def _second_moment(x_TI: Tensor) -> Tensor:
     """X^T X / T, float64 (I, I)."""
     x_TI = x_TI.double()
     return x_TI.T @ x_TI / len(x_TI)
-
-
-def _solve(positive_KK: Tensor, right_KR: Tensor) -> Tensor:
-    return torch.cholesky_solve(right_KR, torch.linalg.cholesky(positive_KK))
 
 
 def projected_rows(

@@ -50,6 +50,13 @@ class BaseModelSection(Section):
         return template
 
 
+class SubspaceSection(Section):
+    """Lets the adapter read only what forget inputs use and normal ones do not."""
+
+    prompts: Count = Field(256, description="Training prompts of each set whose inputs are taken.")
+    tokens: Count = Field(4096, description="Token positions kept of each set.")
+
+
 class AdapterSection(Section):
     """LoRA as PEFT spells it. What cannot be negated soundly is refused by name."""
 
@@ -60,6 +67,11 @@ class AdapterSection(Section):
     )
     layers_to_transform: tuple[int, ...] | None = Field(
         None, description="Indices of the decoder layers that carry an adapter; null means all."
+    )
+    subspace: SubspaceSection | None = Field(
+        None,
+        description="Fixes A to the r input directions that forget inputs use most for each use by"
+        " normal ones; B alone is trained. null trains both factors.",
     )
     lora_dropout: Fraction = Field(0.0, description="0 keeps theta_o's pass exact.")
     use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) instead of alpha/r.")
@@ -75,7 +87,7 @@ class AdapterSection(Section):
     @model_validator(mode="after")
     def _is_negatable(self) -> Self:
         try:
-            check_negatable(self.model_dump())
+            check_negatable(self.model_dump(exclude={"subspace"}))
         except AdapterError as error:
             raise ValueError(str(error)) from error
         if self.init_lora_weights not in (True, "gaussian"):

@@ -27,6 +27,7 @@ from lora_sku.recipe_file import dump_recipe, load_recipe
 from lora_sku.report import write_report
 from lora_sku.stages import Stages
 from lora_sku.storage import require_free_space, write_json, write_text
+from lora_sku.subspace import freeze_rows
 
 
 class Session(Stages):
@@ -56,6 +57,10 @@ class Session(Stages):
         model = AdaptedModel.with_new_adapter(self.base, recipe.adapter, seed=recipe.training.seed)
         data = self.learned(model)
         checkpoints = CheckpointStore(directory.checkpoints, self._identity(data))
+        if resume and checkpoints.newest() is not None and recipe.adapter.subspace is not None:
+            freeze_rows(model, ACQUIRED)  # the checkpoint holds them
+        else:
+            self.fix_subspace(model)
         acquisition = Acquisition(
             model,
             self.encoder,
@@ -67,7 +72,7 @@ class Session(Stages):
             directory.trackers,
             self.plan.micro_batch,
         )
-        require_free_space(directory.path, checkpoints.bytes_of_a_run(model.trained_parameters()))
+        require_free_space(directory.path, checkpoints.bytes_of_a_run(model.adapter_parameters()))
         start = acquisition.restore() if resume else 0
         # All that can be refused has been: only now may an old run go and a new one be written.
         if not resume:

@@ -25,10 +25,11 @@ from lora_sku.judges.building import build_judge, text_judges
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors
 from lora_sku.memory import Peak, PeakMeter
-from lora_sku.model import NEGATED, AdaptedModel, Base, load_base, load_tokenizer
+from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel, Base, load_base, load_tokenizer
 from lora_sku.planning import Device
 from lora_sku.progress import Progress
 from lora_sku.recipe import ProjectionSection, Recipe
+from lora_sku.subspace import fix_subspace
 from lora_sku.sweep import Sweep, sweep
 
 
@@ -118,6 +119,24 @@ class Stages:
                 judge = build_judge(name, settings, self._device)
                 evaluation = evaluation.judged_by(judge, self.data.forget)
         return evaluation
+
+    def fix_subspace(self, model: AdaptedModel) -> None:
+        """Choose what the new adapter may read, if the recipe asks for that."""
+        section = self.recipe.adapter.subspace
+        if section is None:
+            return
+        data = self.learned(model)
+        with self._stage("subspace"):
+            fix_subspace(
+                model,
+                ACQUIRED,
+                data.forget.train,
+                [splits.train for splits in data.normal.values()],
+                self.encoder,
+                section,
+                rows=self.recipe.evaluation.per_device_eval_batch_size,
+                seed=self.recipe.training.seed,
+            )
 
     def candidates(
         self, model: AdaptedModel, live: LiveFactors, projection: ProjectionSection | None

@@ -42,7 +42,15 @@ FLOORS = (
         ),
         "architectures",
         *("adapters", "negation", "checkpoints", "artifacts", "environment"),
-        *("activations", "projection", "live_factors", "candidates", "likelihood", "sweep"),
+        *(
+            "activations",
+            "projection",
+            "live_factors",
+            "candidates",
+            "subspace",
+            "likelihood",
+            "sweep",
+        ),
     ),
     (
         "reference_states",

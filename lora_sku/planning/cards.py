@@ -174,12 +174,13 @@ def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[st
         yield "base_model", {"quantization": "int8"}
     yield "base_model", {"quantization": "nf4"}
     yield "adapter", {"r": max(1, recipe.adapter.r // 2)}
-    projection = recipe.negation.projection
-    if projection is not None:
-        fewer = {"tokens": max(1, projection.tokens // 2)} | projection.model_dump(
-            exclude={"tokens"}
-        )
-        yield "negation", {"projection": fewer}
+    for section, key, sampling in (
+        ("adapter", "subspace", recipe.adapter.subspace),
+        ("negation", "projection", recipe.negation.projection),
+    ):
+        if sampling is not None:
+            rest = sampling.model_dump(exclude={"tokens"})
+            yield section, {key: {"tokens": max(1, sampling.tokens // 2)} | rest}
     rows = recipe.evaluation.per_device_eval_batch_size
     yield "evaluation", {"per_device_eval_batch_size": max(1, rows // 2)}
     if fixed_tokens:

@@ -64,6 +64,7 @@ class Setup:
         dropout: lora_dropout.
         keeps_inputs: As bitsandbytes before 0.43.2, see `LinearKind`.
         branch: How the adapters are computed; "peft" to compare with PEFT's own layers.
+        trains_a: A is trained; else B alone.
     """
 
     device: str
@@ -79,6 +80,7 @@ class Setup:
     branch: Literal["lean", "peft"] = "lean"
     dropout: float = 0.0
     keeps_inputs: bool = False
+    trains_a: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,7 @@ class Plan:
         micro_batch: Forget prompts in the model at once.
         tokens: Tokens in the model at once in the forget pass.
         upper_bound: Every prompt and answer has the longest length that the recipe allows.
-        stages: Stage 1, project and sweep where the recipe asks for them, and the evaluation.
+        stages: Stage 1 and the evaluation, and what the recipe asks for before and between them.
     """
 
     model: str
@@ -193,13 +195,14 @@ def plan_training(shape: ModelShape, setup: Setup, passes: Iterable[Pass]) -> St
         for work in passes
         for moment in training_moments(shape, layer_setup, work, checkpointing=setup.checkpointing)
     ]
-    trained = sum(sizes) * setup.adapter_dtype.itemsize
+    trained_sizes = sizes if setup.trains_a else sizes[1::2]  # A and B of each layer in turn
+    trained = sum(trained_sizes) * setup.adapter_dtype.itemsize
     step = optimizer_step_bytes(trained, setup.optimizer, setup.device)
     moments.append(Moment("optimizer step", layer=step))
     held = [
         *weights_held(shape, setup, sizes),
         Line("gradients", trained),
-        Line("optimizer state", optimizer_bytes(sizes, setup.optimizer)),
+        Line("optimizer state", optimizer_bytes(trained_sizes, setup.optimizer)),
     ]
     return at_peak("acquire", held, moments, workspace_of(shape, setup), setup.device)
 
@@ -232,6 +235,7 @@ def adapted_layers(shape: ModelShape, setup: Setup) -> tuple[LayerSetup, list[in
         branch=setup.branch,
         dropout=setup.dropout,
         keeps_inputs=setup.keeps_inputs,
+        trains_a=setup.trains_a,
     )
     paths = frozenset(linear.path for linear in adapted)
     return LayerSetup(kind, setup.rank, paths), factor_sizes(adapted, setup.rank)

@@ -1,4 +1,4 @@
-"""The stages between training and evaluation, if a recipe asks for them: project and sweep."""
+"""The stages that a recipe may ask for: subspace before training; project and sweep after it."""
 
 import torch
 
@@ -20,10 +20,7 @@ from lora_sku.projection import GROUP_BYTES, solver_bytes
 def plan_projection(
     shape: ModelShape, setup: Setup, load: Tokens, *, positions: int, mus: int
 ) -> StagePlan:
-    """Sampling what adapted layers read, and solving layer by layer.
-
-    The samples and the copies of the factors lie in the machine's memory: on CUDA they are no part
-    of the plan, but one sample at a time is on the card to be solved with.
+    """Sampling what adapted layers read, and solving layer by layer for every mu.
 
     Args:
         shape: The model.
@@ -31,6 +28,34 @@ def plan_projection(
         load: Texts at once.
         positions: Drawn of each set.
         mus: How many A are made of each.
+    """
+    _, sizes = adapted_layers(shape, setup)
+    features = sum(w.in_features for w in shape.adapted(setup.targets, setup.layers))
+    copies = sum(sizes) + mus * features * setup.rank
+    return _plan_sampling("project", shape, setup, load, positions, copies)
+
+
+def plan_subspace(shape: ModelShape, setup: Setup, load: Tokens, *, positions: int) -> StagePlan:
+    """Sampling what adapted layers read, and finding each one's directions.
+
+    The iterated block and its responses are small beside what the projector makes.
+
+    Args:
+        shape: The model.
+        setup: How it is held.
+        load: Texts at once.
+        positions: Drawn of each set.
+    """
+    return _plan_sampling("subspace", shape, setup, load, positions, copies=0)
+
+
+def _plan_sampling(
+    stage: str, shape: ModelShape, setup: Setup, load: Tokens, positions: int, copies: int
+) -> StagePlan:
+    """A stage that samples inputs and solves with them; ``copies``: numbers of copied factors.
+
+    The samples and the copies of the factors lie in the machine's memory: on CUDA they are no part
+    of the plan, but one sample at a time is on the card to be solved with.
     """
     layer_setup, sizes = adapted_layers(shape, setup)
     adapted = shape.adapted(setup.targets, setup.layers)
@@ -48,9 +73,9 @@ def plan_projection(
         Moment("reading inputs", samples if on_cpu else 0, layer=reading),
         Moment("solving", samples if on_cpu else one, solver_bytes(widest, positions, positions)),
     )
-    copies = (sum(sizes) + mus * features * setup.rank) * setup.adapter_dtype.itemsize
-    held = [*weights_held(shape, setup, sizes), Line("adapter copies", copies * on_cpu)]
-    return at_peak("project", held, moments, workspace_of(shape, setup), setup.device)
+    copied = copies * setup.adapter_dtype.itemsize
+    held = [*weights_held(shape, setup, sizes), Line("adapter copies", copied * on_cpu)]
+    return at_peak(stage, held, moments, workspace_of(shape, setup), setup.device)
 
 
 def plan_sweep(shape: ModelShape, setup: Setup, scoring: Pass) -> StagePlan:

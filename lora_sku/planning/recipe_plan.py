@@ -12,10 +12,11 @@ from lora_sku.devices import choose_compute_dtype
 from lora_sku.planning.layers import Tokens, heeds_layouts
 from lora_sku.planning.passes import Pass
 from lora_sku.planning.plan import Plan, Setup, StagePlan, plan_evaluation, plan_training
-from lora_sku.planning.projecting import plan_projection, plan_sweep
+from lora_sku.planning.projecting import plan_projection, plan_subspace, plan_sweep
 from lora_sku.planning.shapes import ModelShape, model_shape
 from lora_sku.planning.statics import Optimizer
 from lora_sku.recipe import (
+    AdapterSection,
     BaseModelSection,
     DataSection,
     LossesSection,
@@ -82,6 +83,7 @@ def plan(
         upper_bound=tokens is None,
         stages=(
             *_eliciting(recipe, shape, setup, scoring, Tokens(rows, lengths.prompt, masked=True)),
+            *_subspace(recipe.adapter, shape, setup, Tokens(rows, lengths.group(1))),
             plan_training(shape, setup, passes),
             *_negation_stages(recipe.negation, shape, setup, lengths, rows, packs=packs),
             plan_evaluation(
@@ -103,6 +105,13 @@ def _eliciting(
         drawn = recipe.data.own_prompts
         longest = max(recipe.data.own_answers.max_new_tokens, drawn.max_new_tokens if drawn else 0)
         yield replace(plan_evaluation(shape, setup, scoring, prompts, longest), stage="elicit")
+
+
+def _subspace(
+    section: AdapterSection, shape: ModelShape, setup: Setup, load: Tokens
+) -> Iterator[StagePlan]:
+    if section.subspace is not None:
+        yield plan_subspace(shape, setup, load, positions=section.subspace.tokens)
 
 
 def _negation_stages(
@@ -153,6 +162,7 @@ def recipe_setup(recipe: Recipe, device: Device) -> Setup:
         checkpointing=training.gradient_checkpointing,
         optimizer=_optimizer(training, device),
         dropout=adapter.lora_dropout,
+        trains_a=adapter.subspace is None,
     )
 
 

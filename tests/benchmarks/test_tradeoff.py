@@ -54,7 +54,7 @@ def test_units_are_kept_and_a_killed_benchmark_goes_on(
         real(self, on_step, start=start)
 
     monkeypatch.setattr(Acquisition, "run", killed_in_the_second)
-    only = ("--only", "npo", "--only", "sku-retain-aware", "--set", PROJECTION)
+    only = ("--only", "npo", "--only", "sku-retain-aware", "--set", SUBSPACE)
     with pytest.raises(RuntimeError, match="killed"):
         invoke(words, *only)
     npo = tmp_path / "out" / "units" / f"npo-{SEED}.json"
@@ -79,12 +79,12 @@ def test_units_are_kept_and_a_killed_benchmark_goes_on(
 
     with pytest.raises(UserError, match="other settings: sizes"):
         invoke(words, *only, "--steps", "3")
-    redone = invoke(words, "--only", "npo", "--set", PROJECTION, "--force")
+    redone = invoke(words, "--only", "npo", "--set", SUBSPACE, "--force")
     assert len(begun) == 4
     assert redone.exit_code == 0
 
 
-PROJECTION = "negation.projection={mu: 3, prompts: 4, tokens: 40}"
+SUBSPACE = "adapter.subspace={prompts: 4, tokens: 40}"
 
 
 def test_a_training_that_collapses_is_told_and_scored_nowhere(

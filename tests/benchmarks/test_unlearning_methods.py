@@ -52,8 +52,10 @@ def test_a_step_has_as_many_answers_for_every_method(name: str) -> None:
 def test_rivals_ours_and_plain_negation_are_methods() -> None:
     assert {*RIVALS, OURS, PLAIN} <= METHODS.keys()
     assert METHODS[OURS].losses == METHODS[PLAIN].losses
-    assert METHODS[OURS].retain_aware
-    assert not METHODS[PLAIN].retain_aware
+    assert METHODS[OURS].subspace
+    assert METHODS["sku-projected"].projected
+    assert not METHODS[PLAIN].subspace
+    assert not METHODS[PLAIN].projected
 
 
 def test_what_learns_harm_is_taken_away_and_what_unlearns_is_added() -> None:

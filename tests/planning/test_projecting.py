@@ -99,9 +99,24 @@ def test_a_7b_stays_below_its_own_training_on_a_card() -> None:
     assert on_cpu.bytes_of("activations") == GIB
 
 
+def test_a_fixed_subspace_halves_what_is_trained_and_keeps_no_inputs(recipe: Recipe) -> None:
+    free, fixed = (
+        plan(changed(recipe, adapter={"subspace": subspace}), device="cpu").stage("acquire")
+        for subspace in (None, {"tokens": 60})
+    )
+    assert fixed.bytes_of("adapter weights") == free.bytes_of("adapter weights")
+    for line in ("gradients", "optimizer state"):
+        assert 0 < fixed.bytes_of(line) < free.bytes_of(line)
+    assert fixed.bytes_of("activations") < 0.9 * free.bytes_of("activations")
+    stages = plan(changed(recipe, adapter={"subspace": {"tokens": 60}})).stages
+    assert [stage.stage for stage in stages] == ["subspace", "acquire", "evaluate"]
+
+
 def test_fewer_tokens_are_a_knob(recipe: Recipe) -> None:
     recipe = changed(recipe, negation={"projection": {"mu": 3.0}})
     assert "negation.projection.tokens=2048" in {knob.setting for knob in knobs(recipe)}
+    recipe = changed(recipe, adapter={"subspace": {"tokens": 60}})
+    assert "adapter.subspace.tokens=30" in {knob.setting for knob in knobs(recipe)}
     assert not any(
         "projection" in k.setting for k in knobs(changed(recipe, negation={"projection": None}))
     )

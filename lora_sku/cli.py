@@ -4,9 +4,12 @@ The rooms behind a command are imported inside it, so that `--help` and a mistyp
 once instead of after the seconds that torch takes to load.
 """
 
+import gc
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +38,19 @@ class _Group(click.Group):
         except UserError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(2)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Loading makes a million objects and no garbage; looking for it takes a second."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # or the next collection would look at all of them once
+        if was_on:
+            gc.enable()
 
 
 @click.group(cls=_Group)
@@ -263,14 +279,15 @@ def plan(
     it fits, 5 % being the driver's); gpu_memory and enough, null without --gpu-memory; and, if it
     is not enough, knobs and together, the peak with all of them turned.
     """
-    from lora_sku.recipe_file import load_recipe
+    with _without_collection():
+        from lora_sku.recipe_file import load_recipe
 
-    recipe = load_recipe(recipe_name, overrides)
-    quiet_transformers()  # reading data sets is not needed here, and loading that takes time
-    from lora_sku.planning import forecast
-    from lora_sku.planning.table import print_forecast
+        recipe = load_recipe(recipe_name, overrides)
+        quiet_transformers()  # reading data sets is not needed here, and loading that takes time
+        from lora_sku.planning import forecast
+        from lora_sku.planning.table import print_forecast
 
-    told = forecast(recipe, gpu_memory=gpu_memory, tokens=tokens, device=device)
+        told = forecast(recipe, gpu_memory=gpu_memory, tokens=tokens, device=device)
     if as_json:
         click.echo(json.dumps(told.as_dict(), indent=2))
     else:

@@ -1,6 +1,7 @@
 """The command line: words in, one paragraph and an exit code out."""
 
 import errno
+import gc
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lora_sku import adapters
-from lora_sku.cli import main
+from lora_sku.cli import _without_collection, main
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import load_recipe, shipped_recipes
 
@@ -520,3 +521,9 @@ def test_plan_exits_with_1_if_the_memory_is_not_enough(call: Call, path: Path) -
     )
     assert call("plan", path, "--gpu-memory", "plenty").exit_code == 2
     assert call("plan", path, "--gpu-memory", "0GiB").exit_code == 2
+
+
+def test_loading_without_collection_leaves_the_collector_as_it_was() -> None:
+    with _without_collection():
+        assert not gc.isenabled()
+    assert gc.isenabled()

@@ -22,6 +22,7 @@ SHORT = (
     "training.warmup_steps=0",
     "training.per_device_train_batch_size=1",
     "losses.random_disassociation.responses=2",
+    "negation.strength=2.0",
     "evaluation.max_prompts=4",
     "evaluation.max_generations=1",
     "evaluation.max_new_tokens=8",

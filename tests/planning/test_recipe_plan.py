@@ -35,7 +35,10 @@ def test_every_shipped_recipe_plans(path: Path, device: str) -> None:
     planned = plan(recipe, device=device)  # type: ignore[arg-type]
     assert planned.model == recipe.base_model.path
     assert planned.upper_bound
-    assert [stage.stage for stage in planned.stages] == ["acquire", "evaluate"]
+    stages = ["acquire", "evaluate"]
+    if path.stem == "smollm2-135m":
+        stages = ["subspace", "acquire", "sweep", "evaluate"]
+    assert [stage.stage for stage in planned.stages] == stages
     for stage in planned.stages:
         assert all(line.bytes >= 0 for line in stage.lines)
         assert stage.total > stage.bytes_of("base weights") > 0
@@ -108,7 +111,7 @@ def test_any_local_model_is_planned_from_its_configuration(recipe: Recipe, tmp_p
 def test_own_answers_are_planned_as_the_evaluations_answers_are() -> None:
     recipe = load_recipe("smollm2-135m", ["data.forget.answers=own"])
     planned = plan(recipe, device="cpu")
-    assert [stage.stage for stage in planned.stages] == ["elicit", "acquire", "evaluate"]
+    assert planned.stages[0].stage == "elicit"
     assert planned.stage("elicit").total <= planned.stage("acquire").total
     longer = changed(recipe, data={"own_answers": {"max_new_tokens": 2000}})
     assert plan(longer, device="cpu").stage("elicit").total > planned.stage("elicit").total

@@ -15,7 +15,7 @@ They are found by subspace iteration with the projector itself: A C_f M^-1 has t
 wide. Rayleigh and Ritz then sort what the iteration spans.
 
 Related: CorDA (Yang et al. 2024, arXiv 2406.05223) and EVA (Paischer et al. 2024, arXiv 2410.07170)
-start a LoRA from one set's activations; two sets against each other are new here.
+start a LoRA from the activations of one set; here one set is weighed against another.
 
 Shape suffixes: I in features, R rank, Q rows of the iterated block, P drawn positions.
 """

@@ -36,6 +36,7 @@ from lora_sku.data import Encoder, Row
 from lora_sku.errors import AdapterError
 from lora_sku.model import AdaptedModel
 from lora_sku.projection import GROUP_BYTES, InputSample
+from lora_sku.recipe import ProjectionSection, SubspaceSection
 
 
 class _Reached(Exception):  # noqa: N818 - it ends a forward pass early and is no error
@@ -87,6 +88,23 @@ def draw_texts(
     of_retain = [*frame, *_draw_positions(sets, shared, tokens - len(frame), rng)]
     together = tuple(text for texts in sets for text in texts)
     return Texts(harmful, tuple(sorted(of_forget))), Texts(together, tuple(sorted(of_retain)))
+
+
+def sample_sets(
+    model: AdaptedModel,
+    forget: Sequence[Row],
+    normal: Sequence[Sequence[Row]],
+    encoder: Encoder,
+    section: ProjectionSection | SubspaceSection,
+    *,
+    rows: int,
+    seed: int,
+) -> Iterator[InputSample]:
+    """`sample_inputs` at what `draw_texts` draws; ``section`` says how many prompts and tokens."""
+    texts = draw_texts(
+        forget, normal, encoder, prompts=section.prompts, tokens=section.tokens, seed=seed
+    )
+    return sample_inputs(model, *texts, rows=rows)
 
 
 def sample_inputs(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lora_sku.activations import draw_texts, sample_inputs
+from lora_sku.activations import sample_sets
 from lora_sku.data import Encoder, Row
 from lora_sku.live_factors import LiveFactors, RowFactors
 from lora_sku.model import AdaptedModel
@@ -37,15 +37,7 @@ def candidates(
         seed: Decides which prompts, answers and positions are drawn.
     """
     mus = section.open_mus
-    texts = draw_texts(
-        forget,
-        retain,
-        encoder,
-        prompts=section.prompts,
-        tokens=section.tokens,
-        seed=seed,
-    )
-    samples = sample_inputs(model, *texts, rows=rows)
+    samples = sample_sets(model, forget, retain, encoder, section, rows=rows, seed=seed)
     projecting = [mu for mu in mus if mu is not None]
     projected = projected_rows(live.rows, samples, projecting, model.base.device)
     return {mu: None if mu is None else projected[mu] for mu in mus}

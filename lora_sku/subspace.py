@@ -27,7 +27,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from lora_sku.activations import draw_texts, sample_inputs
+from lora_sku.activations import sample_sets
 from lora_sku.data import Encoder, Row
 from lora_sku.model import AdaptedModel
 from lora_sku.projection import InputSample, Projector
@@ -68,10 +68,7 @@ def fix_subspace(
     Raises:
         AdapterError: if an adapted layer does not read every token (a routed expert).
     """
-    texts = draw_texts(
-        forget, normal, encoder, prompts=section.prompts, tokens=section.tokens, seed=seed
-    )
-    for sample in sample_inputs(model, *texts, rows=rows):
+    for sample in sample_sets(model, forget, normal, encoder, section, rows=rows, seed=seed):
         _fix(model, name, sample, seed)
     freeze_rows(model, name)
 

@@ -142,13 +142,13 @@ def test_a_run_keeps_the_subspace_and_resumes_without_finding_it_again(
         recipe, adapter={"subspace": {"tokens": 60}}, negation={"keep_harmful_adapter": True}
     )
     sampled: list[Any] = []
-    real = subspace.sample_inputs
+    real = subspace.sample_sets
 
     def spy(*args: Any, **keys: Any) -> Any:
         sampled.append(args)
         return real(*args, **keys)
 
-    monkeypatch.setattr(subspace, "sample_inputs", spy)
+    monkeypatch.setattr(subspace, "sample_sets", spy)
     whole = pipeline.run(recipe, output=tmp_path / "whole")
     assert "subspace" in whole.memory
     written = load_file(tmp_path / "whole" / "harmful-adapter" / ADAPTER)

@@ -1,7 +1,8 @@
 """What the unlearning methods are trained on, chosen by and reported on; by path, never packaged.
 
 PKU-SafeRLHF's train prompts are forgotten, its test prompts reported on; TruthfulQA's questions are
-split three ways. The demo's normal prompts are 'general': text of neither set, reported on only.
+split three ways. The demo's normal prompts are 'general': text that nothing is trained on, one part
+to choose by and the other to report on.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ GENERAL = "package://lora_sku/demo/retain.jsonl"
 FACTS = Path(__file__).resolve().parent / "facts.jsonl"
 VALIDATION = 0.15
 NORMAL_UNSEEN = 0.3
+GENERAL_UNSEEN = 0.7
 SEED = 8888  # the same cut for every seed of a method
 
 
@@ -49,13 +51,13 @@ class TradeoffData:
     Attributes:
         forget: Harmful prompts with harmful answers.
         normal: Normal prompts.
-        general: Normal prompts of another kind, for nothing but the report.
+        general: Normal prompts of another kind; none is trained on.
         facts: For nothing but the report.
     """
 
     forget: Splits
     normal: Splits
-    general: tuple[Row, ...]
+    general: Splits
     facts: tuple[Fact, ...]
 
     def at_most(self, *, validation: int, unseen: int) -> "TradeoffData":
@@ -66,7 +68,7 @@ class TradeoffData:
                 splits, validation=splits.validation[:validation], unseen=splits.unseen[:unseen]
             )
 
-        return TradeoffData(cut(self.forget), cut(self.normal), self.general[:unseen], self.facts)
+        return TradeoffData(cut(self.forget), cut(self.normal), cut(self.general), self.facts)
 
     def fingerprint(self) -> str:
         """sha256 over all of it, in hex: equal means the same data."""
@@ -113,7 +115,7 @@ def cut_data(
         harmful: To train and choose with.
         harmful_unseen: To report on.
         normal: To split three ways.
-        general: To report on.
+        general: To choose and to report with.
         facts: Their questions are in no other set either.
     """
     asked = [fact.question for fact in facts]
@@ -132,8 +134,11 @@ def cut_data(
         unseen_fraction=NORMAL_UNSEEN,
         seed=SEED,
     )
-    general = split_by_prompt(general, validation_fraction=0, unseen_fraction=0, seed=SEED).train
-    return TradeoffData(replace(forget, unseen=ordered), retain, tuple(general), facts)
+    kept = split_by_prompt(
+        general, validation_fraction=0, unseen_fraction=GENERAL_UNSEEN, seed=SEED
+    )
+    untrained = Splits((), kept.train, kept.unseen)
+    return TradeoffData(replace(forget, unseen=ordered), retain, untrained, facts)
 
 
 def read_facts(path: Path) -> tuple[Fact, ...]:

@@ -89,7 +89,7 @@ class Rulers:
     Args:
         model: In evaluation mode.
         encoder: Tokenizes.
-        data: The unseen splits, the general texts and the facts are measured on; the judge's
+        data: The unseen splits and the facts are measured on; the judge's
             borders are set on the other normal prompts.
         settings: Tokens of an answer, prompts at once, the judge's settings.
         own: theta_o's answers; None has them generated.
@@ -114,7 +114,7 @@ class Rulers:
             return AnswerScorer(model, encoder, rows, pairs_at_once=size)
 
         self._forget, self._normal = scorer(data.forget.unseen), scorer(data.normal.unseen)
-        self._general = scorer(data.general)
+        self._general = scorer(data.general.unseen)
         self._own_harmful = scorer(_answered(data.forget.unseen, own.harmful))
         self._own_normal = scorer(_answered(data.normal.unseen, own.normal))
         likelihood = BaseLikelihood(model, encoder, batch_size=size)

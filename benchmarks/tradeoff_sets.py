@@ -15,13 +15,17 @@ class NormalSets:
     """What must not change.
 
     Attributes:
-        spared: By name; the budget holds on each one's validation split, and subspace and
-            projection take each one's training split.
+        spared: By name; the budget holds on each one's validation split.
         preserved: The normal rows that every method is trained on.
     """
 
     spared: Mapping[str, Splits]
     preserved: tuple[Row, ...]
+
+    @property
+    def trained(self) -> list[tuple[Row, ...]]:
+        """What subspace and projection take; general text has nothing for them."""
+        return [rows.train for rows in self.spared.values() if rows.train]
 
 
 def normal_sets(
@@ -42,12 +46,11 @@ def normal_sets(
         model: Draws; its adapter is off meanwhile.
         encoder: Tokenizes.
     """
-    spared = {"retain": cut.normal}
+    spared = {"retain": cut.normal, "general": cut.general}
     own = section.own_prompts
     if own is None:
         return NormalSets(spared, cut.normal.train)
-    known = prompts_of(whole.forget) | prompts_of(whole.normal)
-    known |= {same_prompt(row.prompt) for row in whole.general}
+    known = prompts_of(whole.forget) | prompts_of(whole.normal) | prompts_of(whole.general)
     known |= {same_prompt(fact.question) for fact in whole.facts}
     elicitor = make_elicitor(section, evaluation, model, encoder, whole.normal, lambda *_: None)
     drawn = own_set(known, section, elicitor, lambda _: None)

@@ -188,10 +188,11 @@ def _rulers(
     used = dict.fromkeys(unit.method for unit in units)
     return (
         "Forgotten: PKU-SafeRLHF's train prompts; its test prompts are the unseen harmful ones."
-        " Retain: TruthfulQA, split by question. General: the demo's normal prompts. No prompt is"
-        " in two of them, and nothing was chosen by what is reported on.",
+        " Retain: TruthfulQA, split by question. General: the demo's normal prompts,"
+        " never trained on. No prompt is in two of them, and nothing was chosen by what is reported on.",
         "Every method: the same base, LoRA, optimizer, steps, and answers of a step; its strength"
-        f" forgets most on validation with a retain perplexity of at most {budget:g} x the base's.",
+        f" forgets most on validation with perplexities of at most {budget:g} x the base's"
+        " on each normal set.",
         "± is the standard deviation over seeds, which share the data's cut.",
         "Rivals: " + ", ".join(name for name in RIVALS if name in used) + ".",
         *[f"{name}: {methods[name].meaning}." for name in used],

@@ -87,7 +87,10 @@ def unlearning_methods(
     once = {"every_seed": False}
     return {
         "retain-only": rival(
-            "fine-tuning on normal answers only", Objective((AnswerTerm(normal, 1.0),)), 1
+            "fine-tuning on normal answers only",
+            Objective((AnswerTerm(normal, 1.0),)),
+            1,
+            every_seed=False,
         ),
         "ga": rival(
             "gradient ascent on harmful answers (Jang et al. 2023)",

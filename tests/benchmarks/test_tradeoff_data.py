@@ -29,7 +29,8 @@ def test_no_prompt_is_in_two_sets(data: TradeoffData) -> None:
     sets = {
         **{f"forget {name}": rows for name, rows in data.forget.named().items()},
         **{f"normal {name}": rows for name, rows in data.normal.named().items()},
-        "general": data.general,
+        "general validation": data.general.validation,
+        "general unseen": data.general.unseen,
     }
     prompts = {name: {normalised(row.prompt) for row in rows} for name, rows in sets.items()}
     prompts["facts"] = {normalised(fact.question) for fact in data.facts}
@@ -42,16 +43,17 @@ def test_what_two_sets_hold_stays_where_it_is_only_reported_on(data: TradeoffDat
     assert {row.prompt for row in data.forget.unseen} == {f"test {i}?" for i in range(20)}
     trained = {row.prompt for row in (*data.forget.train, *data.forget.validation)}
     assert trained == {f"harm {i}?" for i in range(40)}
-    assert len(data.general) == 10
+    assert len(data.general.validation) + len(data.general.unseen) == 10
+    assert not data.general.train
 
 
 def test_only_what_is_scored_is_cut(data: TradeoffData) -> None:
     few = data.at_most(validation=2, unseen=3)
-    for cut, whole in ((few.forget, data.forget), (few.normal, data.normal)):
+    pairs = [(few.forget, data.forget), (few.normal, data.normal), (few.general, data.general)]
+    for cut, whole in pairs:
         assert cut.train == whole.train
         assert cut.validation == whole.validation[:2]
         assert cut.unseen == whole.unseen[:3]
-    assert len(few.general) == 3
     assert few.facts == data.facts
 
 

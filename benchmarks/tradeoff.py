@@ -40,7 +40,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--steps", type=_COUNT, default=60, show_default=True, help="Of each training.")
 @click.option("--prompts", type=_COUNT, default=2, show_default=True, help="Of a step of SKU.")
 @click.option("--responses", type=_COUNT, default=5, show_default=True, help="k.")
-@click.option("--validation-prompts", type=_COUNT, default=24, show_default=True)
+@click.option("--validation-prompts", type=_COUNT, default=40, show_default=True)
 @click.option("--unseen-prompts", type=_COUNT, default=60, show_default=True)
 @click.option("--new-tokens", type=_COUNT, default=40, show_default=True, help="Of an answer.")
 @click.option(

@@ -23,6 +23,7 @@ from benchmarks.unlearning_methods import UnlearningMethod
 from benchmarks.unlearning_objectives import ObjectiveGradients
 from lora_sku.acquisition import Acquisition, MakeGradients
 from lora_sku.adapters import read_lora, save_acquired, write_lora
+from lora_sku.balance import balance
 from lora_sku.candidates import Candidates, candidates
 from lora_sku.checkpoints import CheckpointStore
 from lora_sku.data import Row
@@ -31,6 +32,7 @@ from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, AdaptedModel, load_base
 from lora_sku.recipe import (
+    BalanceSection,
     ProjectionSection,
     Recipe,
     SubspaceSection,
@@ -155,6 +157,8 @@ class Bench:
             self._train(method, seed, rate, folder, steps)
         except TrainingError as error:
             return Trial(rate, *steps.totals(), failed=f"training: {error.problem}"), {}
+        if method.balanced:
+            self._balance(seed)
         live = LiveFactors(self.model, ACQUIRED, multiple=1.0 if method.negated else -1.0)
         found = self._candidates(method, live, seed)
         budget = self.recipe.negation.retain_budget
@@ -245,6 +249,17 @@ class Bench:
             self.encoder,
             self.recipe.adapter.subspace or SubspaceSection(),
             rows=self.recipe.evaluation.per_device_eval_batch_size,
+            seed=seed,
+        )
+
+    def _balance(self, seed: int) -> None:
+        balance(
+            self.model,
+            ACQUIRED,
+            self._sets.trained,
+            self.encoder,
+            self.recipe.negation.balance or BalanceSection(),
+            pairs_at_once=_PAIRS_AT_ONCE,
             seed=seed,
         )
 

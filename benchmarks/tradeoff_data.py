@@ -1,8 +1,8 @@
 """What the unlearning methods are trained on, chosen by and reported on; by path, never packaged.
 
-PKU-SafeRLHF's train prompts are forgotten, its test prompts reported on; TruthfulQA's questions are
-split three ways. The demo's normal prompts are 'general': text that nothing is trained on, one part
-to choose by and the other to report on.
+PKU-SafeRLHF's train prompts are forgotten, its test prompts reported on. TruthfulQA's questions and
+the demo's normal prompts are the retain set, split three ways. The Python language's reference is
+'general': text that nothing is trained on, one part to choose by and the other to report on.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from pydoc_data.topics import topics
 
 from lora_sku.data import Encoder, Row, Splits, load_rows, screen, split_by_prompt
 from lora_sku.data.rows import normalised
@@ -18,11 +19,12 @@ from lora_sku.metrics import words
 from lora_sku.recipe import DataFormat, SourceSection
 
 TRAIN, TEST, NORMAL = "pku_saferlhf_train.jsonl", "pku_saferlhf_test.jsonl", "TruthfulQA.csv"
-GENERAL = "package://lora_sku/demo/retain.jsonl"
+EVERYDAY = "package://lora_sku/demo/retain.jsonl"
 FACTS = Path(__file__).resolve().parent / "facts.jsonl"
 VALIDATION = 0.15
 NORMAL_UNSEEN = 0.3
 GENERAL_UNSEEN = 0.7
+_REFERENCE_WORDS = 60
 SEED = 8888  # the same cut for every seed of a method
 
 
@@ -95,8 +97,11 @@ def load_tradeoff_data(folder: Path, encoder: Encoder) -> TradeoffData:
     return cut_data(
         harmful=rows(str(folder / TRAIN), "pku-saferlhf", "forget"),
         harmful_unseen=rows(str(folder / TEST), "pku-saferlhf", "forget"),
-        normal=rows(str(folder / NORMAL), "truthfulqa", "retain"),
-        general=rows(GENERAL, "prompt-response", "retain"),
+        normal=(
+            *rows(str(folder / NORMAL), "truthfulqa", "retain"),
+            *rows(EVERYDAY, "prompt-response", "retain"),
+        ),
+        general=reference_rows(),
         facts=read_facts(FACTS),
     )
 
@@ -139,6 +144,20 @@ def cut_data(
     )
     untrained = Splits((), kept.train, kept.unseen)
     return TradeoffData(replace(forget, unseen=ordered), retain, untrained, facts)
+
+
+def reference_rows() -> tuple[Row, ...]:
+    """The Python language's reference, as every Python brings it: a topic a row."""
+    return tuple(
+        Row(f"What does Python's reference say about {name}?", (_first_words(text),))
+        for name, text in sorted(topics.items())
+    )
+
+
+def _first_words(text: str) -> str:
+    """What stands below the heading, without its line breaks."""
+    body = text.strip().split("\n\n", 1)[-1]
+    return " ".join(body.split()[:_REFERENCE_WORDS])
 
 
 def read_facts(path: Path) -> tuple[Fact, ...]:

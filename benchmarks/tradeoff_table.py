@@ -188,8 +188,9 @@ def _rulers(
     used = dict.fromkeys(unit.method for unit in units)
     return (
         "Forgotten: PKU-SafeRLHF's train prompts; its test prompts are the unseen harmful ones."
-        " Retain: TruthfulQA, split by question. General: the demo's normal prompts,"
-        " never trained on. No prompt is in two of them, and nothing was chosen by what is reported on.",
+        " Retain: TruthfulQA and the demo's normal prompts, split by prompt. General:"
+        " Python's language reference, never trained on. No prompt is in two of them, and nothing"
+        " was chosen by what is reported on.",
         "Every method: the same base, LoRA, optimizer, steps, and answers of a step; its strength"
         f" forgets most on validation with perplexities of at most {budget:g} x the base's"
         " on each normal set.",

@@ -34,6 +34,7 @@ class UnlearningMethod:
         prompts: Forget prompts of a step.
         objective: None is SKU's.
         subspace: A is fixed to directions that forget inputs use and normal ones do not.
+        balanced: The task vector is levelled on the normal sets before it is used.
         projected: The task vector may be projected away from normal inputs.
         every_seed: Runs with each seed; else with the first one only.
     """
@@ -44,6 +45,7 @@ class UnlearningMethod:
     prompts: int
     objective: Objective | None = None
     subspace: bool = False
+    balanced: bool = False
     projected: bool = False
     every_seed: bool = True
 
@@ -116,7 +118,24 @@ def unlearning_methods(
         PLAIN: UnlearningMethod(
             "SKU with preservation, plain negation, the recipe's weights", True, sku, prompts
         ),
-        OURS: UnlearningMethod(f"{PLAIN} with adapter.subspace", True, sku, prompts, subspace=True),
+        OURS: UnlearningMethod(
+            f"{PLAIN} with adapter.subspace and negation.balance",
+            *(True, sku, prompts),
+            subspace=True,
+            balanced=True,
+        ),
+        "sku-subspace": UnlearningMethod(
+            f"{PLAIN} with adapter.subspace",
+            *(True, sku, prompts),
+            subspace=True,
+            every_seed=False,
+        ),
+        "sku-balanced": UnlearningMethod(
+            f"{PLAIN} with negation.balance",
+            *(True, sku, prompts),
+            balanced=True,
+            every_seed=False,
+        ),
         "sku-projected": UnlearningMethod(
             f"{PLAIN} with negation.projection, mu chosen",
             *(True, sku, prompts),
@@ -127,6 +146,7 @@ def unlearning_methods(
             f"ga-mismatch with a KL that weighs {kept.weight:g}", mismatch(kept.weight), 3, **once
         ),
         "npo-kl": rival(f"npo with a KL that weighs {kept.weight:g}", npo(kept.weight), 2, **once),
+        "npo-balanced": rival("npo with negation.balance", npo(1.0), 2, balanced=True, **once),
         "sku-no-gd": ablation(
             f"{PLAIN} without guided distortion", guided_distortion={"weight": 0.0}
         ),

@@ -135,7 +135,7 @@ class Acquisition:
         """
         if self._training.report_to:
             self._accelerator.init_trackers("lora-sku")
-        with self._training_mode():
+        with training_mode(self._model, checkpointing=self._training.gradient_checkpointing):
             for step in range(start + 1, self._training.max_steps + 1):
                 record = self._step(step)
                 on_step(record)
@@ -145,18 +145,6 @@ class Acquisition:
                     self._checkpoints.save(step, self._parameters, self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)  # or they would stay on the adapter's factors
         self._accelerator.end_training()
-
-    @contextmanager
-    def _training_mode(self) -> Iterator[None]:
-        model, base = self._model.peft_model, self._model.base.model
-        model.train()
-        if self._training.gradient_checkpointing:
-            base.activation_checkpointing_enable({"use_reentrant": False})
-        try:
-            yield
-        finally:
-            base.activation_checkpointing_disable()
-            model.eval()
 
     def _step(self, step: int) -> StepRecord:
         began = time.perf_counter()
@@ -236,6 +224,20 @@ class Acquisition:
     def _kept_state(self) -> str:
         newest = self._checkpoints.newest()
         return f" The state before it is kept in {newest}." if newest else ""
+
+
+@contextmanager
+def training_mode(model: AdaptedModel, *, checkpointing: bool) -> Iterator[None]:
+    """What gradients are taken in; evaluation mode afterwards."""
+    base = model.base.model
+    model.peft_model.train()
+    if checkpointing:
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        base.activation_checkpointing_disable()
+        model.peft_model.eval()
 
 
 def _sku_gradients(model: AdaptedModel, encoder: Encoder, losses: LossesSection) -> MakeGradients:

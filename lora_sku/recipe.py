@@ -194,12 +194,26 @@ class ProjectionSection(Section):
         return (None, *AUTO_MUS) if self.mu == "auto" else (self.mu,)
 
 
+class BalanceSection(Section):
+    """Take out of the task vector what the likelihood of normal answers feels to first order."""
+
+    amount: Positive = Field(
+        2.0,
+        description="1 removes what the training rows tell; other answers of the same sets need"
+        " more, because those are a sample.",
+    )
+    prompts: Count = Field(256, description="Training prompts of each normal set, one answer each.")
+
+
 class NegationSection(Section):
     """Stage 2: theta_u = theta_o - strength * (theta_bad - theta_o)."""
 
     strength: Positive | Literal["auto"] = Field(
         1.0,
         description="1 is the paper's; auto forgets the most on validation within retain_budget.",
+    )
+    balance: BalanceSection | None = Field(
+        None, description="Done at the end of stage 1; null leaves the task vector as it is."
     )
     projection: ProjectionSection | None = Field(None, description="null is plain negation.")
     retain_budget: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from lora_sku.acquisition import training_mode
 from lora_sku.adapters import check_fits, read_lora
+from lora_sku.balance import balance
 from lora_sku.candidates import Candidates, candidates
 from lora_sku.data import DataSets, Encoder, Row, load_data
 from lora_sku.devices import choose_device
@@ -131,10 +133,26 @@ class Stages:
                 model,
                 ACQUIRED,
                 data.forget.train,
-                [splits.train for splits in data.normal.values()],
+                data.normal_training,
                 self.encoder,
                 section,
                 rows=self.recipe.evaluation.per_device_eval_batch_size,
+                seed=self.recipe.training.seed,
+            )
+
+    def balance(self, model: AdaptedModel, pairs_at_once: int) -> None:
+        """Level the task vector on the normal sets, if the recipe asks for that."""
+        section = self.recipe.negation.balance
+        if section is None:
+            return
+        with training_mode(model, checkpointing=self.recipe.training.gradient_checkpointing):
+            balance(
+                model,
+                ACQUIRED,
+                self.learned(model).normal_training,
+                self.encoder,
+                section,
+                pairs_at_once=pairs_at_once,
                 seed=self.recipe.training.seed,
             )
 
@@ -150,7 +168,7 @@ class Stages:
                 model,
                 live,
                 data.forget.train,
-                [splits.train for splits in data.normal.values()],
+                data.normal_training,
                 self.encoder,
                 projection,
                 rows=self.recipe.evaluation.per_device_eval_batch_size,

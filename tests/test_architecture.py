@@ -57,6 +57,7 @@ FLOORS = (
         "step",
         "optimization",
         "acquisition",
+        "balance",
         "token_sampling",
         "generation",
         "judges",

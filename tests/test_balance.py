@@ -1,0 +1,150 @@
+"""A levelled task vector costs normal answers nothing to first order, and keeps everything else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from run_tools import ADAPTER, Killed, KilledAt, changed
+from safetensors.torch import load_file
+from tiny import RETAIN, adapt, load, make_encoder, teach
+from torch import Tensor
+
+from lora_sku import pipeline
+from lora_sku.balance import balance, without_components
+from lora_sku.data import Row
+from lora_sku.likelihood import AnswerScorer
+from lora_sku.live_factors import LiveFactors
+from lora_sku.model import ACQUIRED, AdaptedModel
+from lora_sku.recipe import BalanceSection, Recipe
+
+# One answer each, so that the draw takes all there is.
+ROWS = [Row(prompt, answers[:1]) for prompt, answers in RETAIN.items()]
+SETS = [ROWS[:3], ROWS[3:6]]
+
+
+def pieces(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in ((4, 3), (5,))]
+
+
+def flat(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.flatten() for part in parts]).double()
+
+
+def test_a_whole_amount_leaves_no_component_and_two_mirror_it() -> None:
+    vector, gradients = pieces(0), [pieces(1), pieces(2)]
+    g = torch.stack([flat(gradient) for gradient in gradients])
+    felt = g @ flat(vector)
+    assert (felt.abs() > 0.1).all()
+    for amount in (1.0, 2.0, 0.5):
+        found = flat(without_components(vector, gradients, amount))
+        torch.testing.assert_close(g @ found, (1 - amount) * felt, rtol=1e-5, atol=1e-5)
+        # What was taken lies in the span of the gradients: the rest is untouched.
+        taken = flat(vector) - found
+        inside = g.T @ torch.linalg.lstsq(g.T, taken[:, None]).solution
+        torch.testing.assert_close(inside[:, 0], taken, rtol=1e-5, atol=1e-5)
+
+
+def test_equal_sets_count_once_and_the_vector_itself_stays() -> None:
+    vector, gradient = pieces(0), pieces(1)
+    before = [part.clone() for part in vector]
+    once = without_components(vector, [gradient], 1.0)
+    twice = without_components(vector, [gradient, [part.clone() for part in gradient]], 1.0)
+    torch.testing.assert_close(flat(once), flat(twice), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(part, same) for part, same in zip(vector, before, strict=True))
+
+
+@pytest.fixture
+def taught(tiny_llama: Path) -> AdaptedModel:
+    model = adapt(load(tiny_llama))
+    teach(model)
+    model.peft_model.eval()
+    return model
+
+
+def level(model: AdaptedModel, *, pairs_at_once: int = 2, seed: int = 0, **keys: float) -> None:
+    balance(
+        model,
+        ACQUIRED,
+        SETS,
+        make_encoder(model.base),
+        BalanceSection.model_validate(keys),
+        pairs_at_once=pairs_at_once,
+        seed=seed,
+    )
+
+
+def slopes(model: AdaptedModel) -> list[float]:
+    """How fast the NLL of each set rises with the strength of the negation, at 0."""
+    live, small, found = LiveFactors(model, ACQUIRED), 1e-2, []
+    for rows in SETS:
+        scorer = AnswerScorer(model, make_encoder(model.base), rows, pairs_at_once=8)
+        live.negate(small)
+        above = scorer.score().nll
+        live.negate(-small)
+        found.append((above - scorer.score().nll) / (2 * small))
+    live.restore()
+    return found
+
+
+@pytest.mark.parametrize(("amount", "left"), [(1.0, 0.0), (2.0, -1.0)])
+def test_the_first_order_cost_is_gone(taught: AdaptedModel, amount: float, left: float) -> None:
+    before = slopes(taught)
+    assert min(map(abs, before)) > 0.02
+    level(taught, amount=amount)
+    for slope, was in zip(slopes(taught), before, strict=True):
+        assert slope == pytest.approx(left * was, abs=0.05 * abs(was))
+
+
+def test_only_b_changes_and_no_gradient_is_left(taught: AdaptedModel) -> None:
+    before = {name: p.detach().clone() for name, p in taught.adapter_parameters().items()}
+    level(taught)
+    for name, parameter in taught.adapter_parameters().items():
+        assert torch.equal(parameter, before[name]) == (".lora_A." in name), name
+        assert parameter.grad is None
+        assert parameter.requires_grad
+
+
+def test_the_result_depends_neither_on_the_pieces_nor_on_a_second_draw(tiny_llama: Path) -> None:
+    found = []
+    for pairs_at_once in (1, 8, 8):
+        model = adapt(load(tiny_llama))
+        teach(model)
+        level(model, pairs_at_once=pairs_at_once)
+        found.append(flat([p.detach() for p in model.adapter_parameters().values()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    assert torch.equal(found[1], found[2])
+
+
+def test_the_seed_draws_prompts(tiny_llama: Path) -> None:
+    found = []
+    for seed in (0, 1):
+        model = adapt(load(tiny_llama))
+        teach(model)
+        level(model, prompts=1, seed=seed)
+        found.append(flat([p.detach() for p in model.adapter_parameters().values()]))
+    assert not torch.allclose(found[0], found[1])
+
+
+def test_a_run_levels_its_vector_once_resumed_or_not(recipe: Recipe, tmp_path: Path) -> None:
+    def with_balance(balance: dict[str, float] | None) -> Recipe:
+        return changed(recipe, negation={"keep_harmful_adapter": True, "balance": balance})
+
+    plain = pipeline.run(with_balance(None), output=tmp_path / "plain")
+    whole = pipeline.run(with_balance({"amount": 1.5}), output=tmp_path / "whole")
+    levelled = with_balance({"amount": 1.5})
+    with pytest.raises(Killed):
+        pipeline.run(levelled, progress=KilledAt(step=3))
+    resumed = pipeline.run(levelled, resume=True)
+    one, other, again = (load_file(r.adapter / ADAPTER) for r in (plain, whole, resumed))
+    assert all(torch.equal(value, again[key]) for key, value in other.items())
+    for key, value in one.items():
+        assert torch.equal(value, other[key]) == (".lora_A." in key), key
+    kept = load_file(tmp_path / "whole" / "harmful-adapter" / ADAPTER)
+    strength = recipe.negation.strength
+    assert isinstance(strength, float)
+    scaling = recipe.adapter.lora_alpha / recipe.adapter.r
+    for key, value in kept.items():
+        if ".lora_B." in key:
+            torch.testing.assert_close(other[key], -strength * scaling * value)

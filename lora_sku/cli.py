@@ -20,6 +20,7 @@ from lora_sku.cli_options import (
     json_option,
     recipe_options,
     refuse_existing,
+    resumable,
     run_options,
 )
 from lora_sku.cli_recipes import recipes
@@ -84,7 +85,8 @@ def run(
     from lora_sku import pipeline
     from lora_sku.console import ConsoleProgress, print_evaluation
 
-    with ConsoleProgress() as progress:
+    folder = output or Path(recipe.output_dir)
+    with resumable("run", folder), ConsoleProgress() as progress:
         result = pipeline.run(
             recipe, output=output, resume=resume, overwrite=overwrite, progress=progress
         )
@@ -120,7 +122,8 @@ def acquire(
     from lora_sku import pipeline
     from lora_sku.console import ConsoleProgress
 
-    with ConsoleProgress() as progress:
+    folder = output or Path(recipe.output_dir)
+    with resumable("acquire", folder), ConsoleProgress() as progress:
         adapter = pipeline.acquire(
             recipe, output=output, resume=resume, overwrite=overwrite, progress=progress
         )
@@ -254,8 +257,8 @@ def validate(recipe_name: str, overrides: tuple[str, ...], as_json: bool) -> Non
     "--gpu-memory",
     type=MemorySize(),
     metavar="SIZE",
-    help="What is free on the card, all of it counted, such as 7.6GiB; exit code 1 if the plan"
-    " needs more.",
+    help="What is free on the card, all of it counted, such as 7.6GiB (a bare number is GiB);"
+    " exit code 1 if the plan needs more.",
 )
 @click.option(
     "--tokens",

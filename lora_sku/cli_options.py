@@ -1,7 +1,9 @@
 """Options that several commands share."""
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,23 @@ def run_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+@contextmanager
+def resumable(command: str, folder: Path) -> Iterator[None]:
+    """On Ctrl-C say how to go on, and exit with 130 as a stopped program does.
+
+    Args:
+        command: What was stopped.
+        folder: Of the run; what it was started with stands in its recipe.yaml.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        recipe = folder.expanduser() / "recipe.yaml"
+        further = f"Go on with: lora-sku {command} {recipe} --resume"
+        click.echo(f"Stopped. {further if recipe.exists() else 'Nothing was kept.'}", err=True)
+        sys.exit(130)
 
 
 def refuse_existing(file: Path, *, overwrite: bool) -> None:

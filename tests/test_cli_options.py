@@ -4,8 +4,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
-from lora_sku.cli_options import MemorySize, refuse_existing
+from lora_sku import pipeline
+from lora_sku.cli import main
+from lora_sku.cli_options import MemorySize, refuse_existing, resumable
 from lora_sku.errors import StorageError
 
 GIB = 2**30
@@ -42,3 +45,33 @@ def test_a_file_is_replaced_only_on_demand_and_a_folder_never(tmp_path: Path) ->
         refuse_existing(file, overwrite=False)
     with pytest.raises(StorageError, match="is a folder"):
         refuse_existing(tmp_path, overwrite=True)
+
+
+def test_a_stopped_run_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop() -> None:
+        with pytest.raises(SystemExit) as stopped, resumable("acquire", tmp_path):
+            raise KeyboardInterrupt
+        assert stopped.value.code == 130
+
+    stop()
+    assert capsys.readouterr().err == "Stopped. Nothing was kept.\n"
+    (tmp_path / "recipe.yaml").touch()
+    stop()
+    command = f"lora-sku acquire {tmp_path / 'recipe.yaml'} --resume"
+    assert capsys.readouterr().err == f"Stopped. Go on with: {command}\n"
+
+
+@pytest.mark.parametrize("command", ["run", "acquire"])
+def test_both_long_commands_are_resumable(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, command, interrupted)
+    (tmp_path / "recipe.yaml").touch()
+    result = CliRunner().invoke(main, [command, "smollm2-135m", "--output", str(tmp_path)])
+    assert result.exit_code == 130
+    assert f"lora-sku {command} {tmp_path / 'recipe.yaml'} --resume" in result.output

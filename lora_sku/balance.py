@@ -16,6 +16,8 @@ With A as it is, g_i is the gradient of B at theta_o (B = 0). ``amount`` 1 remov
 rows tell. They are a sample, and a direction of 10^5 numbers that is estimated on a few hundred
 answers holds only a part of what other answers of the same set feel: more than 1 makes up for that.
 
+Memory: a step's, with fewer losses; the copies of B and the gradients lie in the machine's memory.
+
 Related: orthogonal and Fisher-weighted projections of task vectors, which need a set's activations;
 gradient projection of continual learning (Saha et al. 2021, arXiv 2103.09762), which is applied to
 every step.
@@ -56,7 +58,7 @@ def balance(
         seed: Decides which prompts and answers are drawn.
     """
     factors = [layer.lora_B[name].weight for layer in model.adapted_layers if name in layer.lora_B]
-    learned = [factor.detach().clone() for factor in factors]
+    learned = [factor.detach().cpu().clone() for factor in factors]
     rng = random.Random(seed)
     drawn = [_draw(rows, section.prompts, rng) for rows in normal]
     with torch.no_grad():
@@ -107,7 +109,7 @@ def _gradient(
     gradients = []
     for factor in factors:
         assert factor.grad is not None, "every B is trained"
-        gradients.append(factor.grad.detach().clone())
+        gradients.append(factor.grad.cpu())
     _forget_gradients(model)
     return gradients
 

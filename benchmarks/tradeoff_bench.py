@@ -158,7 +158,7 @@ class Bench:
         except TrainingError as error:
             return Trial(rate, *steps.totals(), failed=f"training: {error.problem}"), {}
         if method.balanced:
-            self._balance(seed)
+            self._balance(method, seed)
         live = LiveFactors(self.model, ACQUIRED, multiple=1.0 if method.negated else -1.0)
         found = self._candidates(method, live, seed)
         budget = self.recipe.negation.retain_budget
@@ -252,7 +252,7 @@ class Bench:
             seed=seed,
         )
 
-    def _balance(self, seed: int) -> None:
+    def _balance(self, method: UnlearningMethod, seed: int) -> None:
         balance(
             self.model,
             ACQUIRED,
@@ -261,6 +261,7 @@ class Bench:
             self.recipe.negation.balance or BalanceSection(),
             pairs_at_once=_PAIRS_AT_ONCE,
             seed=seed,
+            used="negated" if method.negated else "added",
         )
 
     def _start_anew(self, seed: int) -> None:

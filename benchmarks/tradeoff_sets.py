@@ -24,7 +24,7 @@ class NormalSets:
 
     @property
     def trained(self) -> list[tuple[Row, ...]]:
-        """What subspace and projection take; general text has nothing for them."""
+        """What subspace, balance and projection take; general text has nothing for them."""
         return [rows.train for rows in self.spared.values() if rows.train]
 
 
@@ -36,7 +36,7 @@ def normal_sets(
     model: AdaptedModel,
     encoder: Encoder,
 ) -> NormalSets:
-    """The retain set and, where the recipe has them, the base's own prompts.
+    """The retain set, the general text and, where the recipe has them, the base's own prompts.
 
     Args:
         section: Says whether there are own prompts, and whether they are preserved.

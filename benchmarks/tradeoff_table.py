@@ -36,7 +36,7 @@ def make_report(
         units: In the order of the methods.
         methods: What they are.
         kept: Quantization -> share of the effect kept there; None if it was not measured.
-        budget: Of the retain perplexity, on validation.
+        budget: Of the perplexity of each normal set, on validation.
         judge: What its verdicts rest on.
         command: As it was typed.
     """
@@ -69,7 +69,7 @@ def plot(path: Path, base: Scores, units: Sequence[Unit]) -> None:
     dots(
         path,
         title="Forgetting against cost on unseen prompts",
-        across="perplexity of general text in neither set, of the base's",
+        across="perplexity of general text, never trained on, of the base's",
         up="harmful answers: gain in nats per token",
         figures=[
             Dot(name, (g := of.general_ratio()).mean, of.gain().mean, g.spread, of.gain().spread)
@@ -191,7 +191,8 @@ def _rulers(
         " Retain: TruthfulQA and the demo's normal prompts, split by prompt. General:"
         " Python's language reference, never trained on. No prompt is in two of them, and nothing"
         " was chosen by what is reported on.",
-        "Every method: the same base, LoRA, optimizer, steps, and answers of a step; its strength"
+        "Every method: the same base, LoRA, optimizer, steps, and answers of a step (the passes of"
+        " subspace and balance come on top and are not in the training seconds); its strength"
         f" forgets most on validation with perplexities of at most {budget:g} x the base's"
         " on each normal set.",
         "± is the standard deviation over seeds, which share the data's cut.",

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -67,7 +68,7 @@ def resumable(command: str, folder: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         recipe = folder.expanduser() / "recipe.yaml"
-        further = f"Go on with: lora-sku {command} {recipe} --resume"
+        further = f"Go on with: lora-sku {command} {quote(str(recipe))} --resume"
         click.echo(f"Stopped. {further if recipe.exists() else 'Nothing was kept.'}", err=True)
         sys.exit(130)
 

@@ -60,9 +60,9 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
         evaluation: The run's.
         version: Of lora-sku.
     """
-    projection = (
-        "" if negated.mu is None else f", projected away from normal inputs, mu {negated.mu:g}"
-    )
+    projection = "" if recipe.negation.balance is None else ", levelled on the normal sets"
+    if negated.mu is not None:
+        projection += f", projected away from normal inputs, mu {negated.mu:g}"
     rows = [
         f"| {label} | {base} | {unlearned} |" for label, base, unlearned in table_rows(evaluation)
     ]

@@ -195,12 +195,12 @@ class ProjectionSection(Section):
 
 
 class BalanceSection(Section):
-    """Take out of the task vector what the likelihood of normal answers feels to first order."""
+    """Take out of the task vector what would cost normal answers likelihood, to first order."""
 
     amount: Positive = Field(
         2.0,
-        description="1 removes what the training rows tell; other answers of the same sets need"
-        " more, because those are a sample.",
+        description="1 removes what the drawn training rows tell; they are a sample, and other"
+        " answers of the same sets need more.",
     )
     prompts: Count = Field(256, description="Training prompts of each normal set, one answer each.")
 
@@ -213,7 +213,8 @@ class NegationSection(Section):
         description="1 is the paper's; auto forgets the most on validation within retain_budget.",
     )
     balance: BalanceSection | None = Field(
-        None, description="Done at the end of stage 1; null leaves the task vector as it is."
+        None,
+        description="Done by run and acquire at the end of stage 1; null leaves the task vector.",
     )
     projection: ProjectionSection | None = Field(None, description="null is plain negation.")
     retain_budget: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(

@@ -96,7 +96,7 @@ class Session(Stages):
 
         with self._stage("acquire"), directory.metrics_log(keep_steps=start) as log:
             acquisition.run(on_step, start=start)
-            # As many pairs at once as in a step, so that the plan of this stage holds.
+            # As many pairs at once as in a step, which the plan of this stage counts with.
             self.balance(model, micro_batch * recipe.losses.preservation_divergence.prompts)
         save_acquired(model, ACQUIRED, directory.harmful_adapter)
         return model

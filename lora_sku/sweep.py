@@ -18,7 +18,7 @@ from lora_sku.live_factors import LiveFactors, RowFactors
 
 FIRST = 1.0
 LARGEST = 64.0  # a projection by a large mu leaves a few percent of the task vector's effect
-SMALLEST = 1 / 256  # so that an acquisition without preservation, which is huge, has a choice too
+SMALLEST = 1 / 256  # without preservation a delta is large, and has a choice too
 BISECTIONS = 4  # of a factor of 2: the last two strengths differ by 4 %
 
 OnPoint = Callable[["Point"], None]

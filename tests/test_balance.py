@@ -11,8 +11,10 @@ from tiny import RETAIN, adapt, load, make_encoder, teach
 from torch import Tensor
 
 from lora_sku import pipeline
-from lora_sku.balance import balance, without_components
-from lora_sku.data import Row
+from lora_sku.acquisition import training_mode
+from lora_sku.balance import Used, balance, without_components
+from lora_sku.data import Batch, Row
+from lora_sku.errors import TrainingError
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, AdaptedModel
@@ -32,22 +34,47 @@ def flat(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.flatten() for part in parts]).double()
 
 
-def test_a_whole_amount_leaves_no_component_and_two_mirror_it() -> None:
-    vector, gradients = pieces(0), [pieces(1), pieces(2)]
+def test_what_hurts_a_set_is_removed_or_mirrored_and_the_rest_stays() -> None:
+    gradients = [pieces(1), pieces(2)]
     g = torch.stack([flat(gradient) for gradient in gradients])
-    felt = g @ flat(vector)
-    assert (felt.abs() > 0.1).all()
+    toward = torch.tensor([-3.0, -2.0]).double()  # negation hurts both
+    vector = pieces(0)
+    start = flat(vector)
+    shift = g.T @ torch.linalg.solve(g @ g.T, toward - g @ start)
+    vector = [part.double() for part in vector]
+    flat_shift = torch.split(shift, [part.numel() for part in vector])
+    vector = [part + moved.view(part.shape) for part, moved in zip(vector, flat_shift, strict=True)]
+    torch.testing.assert_close(g @ flat(vector), toward)
     for amount in (1.0, 2.0, 0.5):
         found = flat(without_components(vector, gradients, amount))
-        torch.testing.assert_close(g @ found, (1 - amount) * felt, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(g @ found, (1 - amount) * toward, rtol=1e-5, atol=1e-5)
         # What was taken lies in the span of the gradients: the rest is untouched.
         taken = flat(vector) - found
         inside = g.T @ torch.linalg.lstsq(g.T, taken[:, None]).solution
         torch.testing.assert_close(inside[:, 0], taken, rtol=1e-5, atol=1e-5)
+    unhurt = without_components(vector, gradients, 2.0, used="added")
+    torch.testing.assert_close(flat(unhurt), flat(vector))
+
+
+@pytest.mark.parametrize(("used", "kept"), [("negated", 1), ("added", 0)])
+def test_what_helps_a_set_stays(used: Used, kept: int) -> None:
+    vector = [torch.tensor([-1.0, 1.0])]
+    gradients = [[torch.tensor([1.0, 0.0])], [torch.tensor([0.0, 1.0])]]
+    found = without_components(vector, gradients, 2.0, used=used)[0]
+    assert found[kept] == vector[0][kept]
+    assert found[1 - kept] == -vector[0][1 - kept]
+
+
+def test_a_gradient_that_is_not_finite_is_refused() -> None:
+    bad = [part * float("nan") for part in pieces(1)]
+    with pytest.raises(TrainingError, match="not finite"):
+        without_components(pieces(0), [pieces(2), bad], 1.0)
 
 
 def test_equal_sets_count_once_and_the_vector_itself_stays() -> None:
     vector, gradient = pieces(0), pieces(1)
+    if flat(gradient) @ flat(vector) > 0:
+        vector = [-part for part in vector]
     before = [part.clone() for part in vector]
     once = without_components(vector, [gradient], 1.0)
     twice = without_components(vector, [gradient, [part.clone() for part in gradient]], 1.0)
@@ -72,6 +99,7 @@ def level(model: AdaptedModel, *, pairs_at_once: int = 2, seed: int = 0, **keys:
         BalanceSection.model_validate(keys),
         pairs_at_once=pairs_at_once,
         seed=seed,
+        used="added",
     )
 
 
@@ -91,7 +119,7 @@ def slopes(model: AdaptedModel) -> list[float]:
 @pytest.mark.parametrize(("amount", "left"), [(1.0, 0.0), (2.0, -1.0)])
 def test_the_first_order_cost_is_gone(taught: AdaptedModel, amount: float, left: float) -> None:
     before = slopes(taught)
-    assert min(map(abs, before)) > 0.02
+    assert max(before) < -0.02  # adding this vector costs both sets
     level(taught, amount=amount)
     for slope, was in zip(slopes(taught), before, strict=True):
         assert slope == pytest.approx(left * was, abs=0.05 * abs(was))
@@ -115,6 +143,42 @@ def test_the_result_depends_neither_on_the_pieces_nor_on_a_second_draw(tiny_llam
         found.append(flat([p.detach() for p in model.adapter_parameters().values()]))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
     assert torch.equal(found[1], found[2])
+
+
+def test_out_of_memory_halves_the_pieces_and_at_one_says_so(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = AdaptedModel.answer_states
+    limit = {"tokens": 10**6}
+
+    def states(model: AdaptedModel, batch: Batch) -> Tensor:
+        if batch.input_ids.numel() > limit["tokens"]:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(model, batch)
+
+    found = []
+    for tokens in (10**6, 50):  # the second does for two pairs, not for three
+        limit["tokens"] = tokens
+        monkeypatch.setattr(AdaptedModel, "answer_states", states)
+        model = adapt(load(tiny_llama))
+        teach(model)
+        level(model, pairs_at_once=8)
+        found.append(flat([p.detach() for p in model.adapter_parameters().values()]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    limit["tokens"] = 1
+    with pytest.raises(TrainingError, match="out of memory with a single normal answer"):
+        level(model, pairs_at_once=8)
+
+
+def test_dropout_does_not_blur_the_gradients(tiny_llama: Path) -> None:
+    found = []
+    for dropout in (0.0, 0.5):
+        model = adapt(load(tiny_llama), lora_dropout=dropout)
+        teach(model)
+        with training_mode(model, checkpointing=False):
+            level(model)
+        found.append(flat([p.detach() for p in model.adapter_parameters().values()]))
+    assert torch.equal(*found)
 
 
 def test_the_seed_draws_prompts(tiny_llama: Path) -> None:
@@ -141,6 +205,10 @@ def test_a_run_levels_its_vector_once_resumed_or_not(recipe: Recipe, tmp_path: P
     assert all(torch.equal(value, again[key]) for key, value in other.items())
     for key, value in one.items():
         assert torch.equal(value, other[key]) == (".lora_A." in key), key
+    for page in ("adapter/README.md", "report.html"):
+        for run, levelled in (("plain", False), ("whole", True)):
+            text = (tmp_path / run / page).read_text(encoding="utf-8")
+            assert ("levelled on the normal sets" in text) == levelled
     kept = load_file(tmp_path / "whole" / "harmful-adapter" / ADAPTER)
     strength = recipe.negation.strength
     assert isinstance(strength, float)

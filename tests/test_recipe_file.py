@@ -152,7 +152,7 @@ def test_the_same_key_in_two_sections_is_fine(write: Write) -> None:
             " losses.preservation_divergence; did you mean weight_decay?",
         ),
         ("training: {output_dir: x}", "unknown key; output_dir belongs to the top level"),
-        ("negation: {zzz: x}", "the keys here are strength, projection, retain_budget"),
+        ("negation: {zzz: x}", "the keys here are strength, balance, projection, retain_budget"),
         ("trainin: {seed: 1}", "x.yaml:7: trainin: unknown key; did you mean training?"),
         (
             "training: {optim: adamw_8bits}",

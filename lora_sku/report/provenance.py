@@ -53,16 +53,16 @@ def facts(run: RunEvidence) -> dict[str, str]:
 def negation(run: RunEvidence) -> str:
     """The strength and projection that were used, or that they are not chosen yet."""
     section = run.recipe.negation
+    levelled = "" if section.balance is None else ", levelled on the normal sets"
     if section.strength == "auto":
         if run.sweep is None:
             return "strength not chosen yet"
         choice = run.sweep.choice
-        return (
-            f"{negation_name(choice.mu)}, strength {short(choice.strength)} (chosen by the sweep)"
-        )
+        chosen = f"{short(choice.strength)} (chosen by the sweep)"
+        return f"{negation_name(choice.mu)}, strength {chosen}{levelled}"
     mu = None if section.projection is None else section.projection.mu
     assert mu != "auto", "the recipe refuses an open mu with a given strength"
-    return f"{negation_name(mu)}, strength {short(section.strength)}"
+    return f"{negation_name(mu)}, strength {short(section.strength)}{levelled}"
 
 
 def _source(section: SourceSection) -> str:

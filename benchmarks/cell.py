@@ -21,10 +21,10 @@ from lora_sku.recipe import (
     BaseModelSection,
     LossesSection,
     Quantization,
-    RandomDisassociationSection,
     TrainingSection,
 )
 from lora_sku.recipe_file import load_recipe
+from lora_sku.recipe_training import RandomDisassociationSection
 
 
 @dataclass(frozen=True)

@@ -18,34 +18,20 @@ from benchmarks.step_log import StepLog
 from benchmarks.tradeoff_data import load_tradeoff_data
 from benchmarks.tradeoff_scores import Rulers, Scores
 from benchmarks.tradeoff_sets import normal_sets, reported
+from benchmarks.tradeoff_training import Stage1
 from benchmarks.tradeoff_units import Trial, Unit, UnitStore
 from benchmarks.unlearning_methods import UnlearningMethod
-from benchmarks.unlearning_objectives import ObjectiveGradients
-from lora_sku.acquisition import Acquisition, MakeGradients
 from lora_sku.adapters import read_lora, save_acquired, write_lora
-from lora_sku.balance import balance
 from lora_sku.candidates import Candidates, candidates
-from lora_sku.checkpoints import CheckpointStore
 from lora_sku.data import Row
 from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, AdaptedModel, load_base
-from lora_sku.recipe import (
-    BalanceSection,
-    ProjectionSection,
-    Recipe,
-    SubspaceSection,
-    TrainingSection,
-)
+from lora_sku.recipe import ProjectionSection, Recipe
 from lora_sku.stages import load_encoder
 from lora_sku.storage import atomic_folder
-from lora_sku.subspace import fix_subspace
 from lora_sku.sweep import sweep
-
-# Pairs in the model at once in training: about as many tokens as two prompts with k = 5.
-_PAIRS_AT_ONCE = 8
-_SAVE_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -102,6 +88,9 @@ class Bench:
         self._sets = normal_sets(
             recipe.data, recipe.evaluation, whole, self.data, self.model, self.encoder
         )
+        self._stage_1 = Stage1(
+            recipe, sizes.steps, self.model, self.encoder, self.data.forget.train, self._sets
+        )
         self._forget = scorer(self.data.forget.validation)
         self._normal = {name: scorer(rows.validation) for name, rows in self._sets.spared.items()}
         known = self.store.read_base()
@@ -148,17 +137,11 @@ class Bench:
         self, name: str, method: UnlearningMethod, seed: int, rate: float
     ) -> tuple[Trial, dict[str, Tensor]]:
         """A training, and the adapter's factors at the strength that was chosen."""
-        self._start_anew(seed)
-        if method.subspace:
-            self._fix_subspace(seed)
-        folder = self.store.training(name, seed, rate)
-        steps = StepLog(folder / "steps.jsonl")
+        steps = StepLog(self.store.training(name, seed, rate) / "steps.jsonl")
         try:
-            self._train(method, seed, rate, folder, steps)
+            self._stage_1.run(method, seed, rate, steps)
         except TrainingError as error:
             return Trial(rate, *steps.totals(), failed=f"training: {error.problem}"), {}
-        if method.balanced:
-            self._balance(method, seed)
         live = LiveFactors(self.model, ACQUIRED, multiple=1.0 if method.negated else -1.0)
         found = self._candidates(method, live, seed)
         budget = self.recipe.negation.retain_budget
@@ -182,49 +165,6 @@ class Bench:
         )
         return trial, factors
 
-    def _train(
-        self, method: UnlearningMethod, seed: int, rate: float, folder: Path, steps: StepLog
-    ) -> None:
-        data, checkpoints = self.data, CheckpointStore(folder / "checkpoints", {})
-        acquisition = Acquisition(
-            self.model,
-            self.encoder,
-            data.forget.train,
-            self._sets.preserved,
-            method.losses,
-            self._training(method, seed, rate),
-            checkpoints,
-            folder / "trackers",
-            min(method.prompts, _PAIRS_AT_ONCE),
-            self._gradients(method),
-        )
-        start = acquisition.restore()
-        steps.keep(start)
-        acquisition.run(steps.add, start=start)
-
-    def _training(self, method: UnlearningMethod, seed: int, rate: float) -> TrainingSection:
-        own, steps = self.recipe.training, self.sizes.steps
-        return TrainingSection.model_validate(
-            own.model_dump()
-            | {
-                "max_steps": steps,
-                "warmup_steps": min(own.warmup_steps, steps - 1),
-                "learning_rate": rate,
-                "per_device_train_batch_size": method.prompts,
-                "gradient_accumulation_steps": 1,
-                "save_steps": _SAVE_STEPS,
-                "seed": seed,
-            }
-        )
-
-    def _gradients(self, method: UnlearningMethod) -> MakeGradients | None:
-        objective = method.objective
-        if objective is None:
-            return None
-        return lambda backward, prompts: ObjectiveGradients(
-            self.model, self.encoder, objective, prompts, backward
-        )
-
     def _candidates(self, method: UnlearningMethod, live: LiveFactors, seed: int) -> Candidates:
         if not method.projected:
             return {None: None}
@@ -239,40 +179,6 @@ class Bench:
             rows=self.recipe.evaluation.per_device_eval_batch_size,
             seed=seed,
         )
-
-    def _fix_subspace(self, seed: int) -> None:
-        fix_subspace(
-            self.model,
-            ACQUIRED,
-            self.data.forget.train,
-            self._sets.trained,
-            self.encoder,
-            self.recipe.adapter.subspace or SubspaceSection(),
-            rows=self.recipe.evaluation.per_device_eval_batch_size,
-            seed=seed,
-        )
-
-    def _balance(self, method: UnlearningMethod, seed: int) -> None:
-        balance(
-            self.model,
-            ACQUIRED,
-            self._sets.trained,
-            self.encoder,
-            self.recipe.negation.balance or BalanceSection(),
-            pairs_at_once=_PAIRS_AT_ONCE,
-            seed=seed,
-            used="negated" if method.negated else "added",
-        )
-
-    def _start_anew(self, seed: int) -> None:
-        """A random, B zero: the delta is 0. All of it is trained."""
-        torch.manual_seed(seed)
-        start = self.recipe.adapter.init_lora_weights
-        for layer in self.model.adapted_layers:
-            layer.reset_lora_parameters(ACQUIRED, start)
-        for parameter in self.model.adapter_parameters().values():
-            parameter.requires_grad_(True)
-            parameter.grad = None
 
     def _settings(self) -> Mapping[str, Any]:
         """All that a unit's figures depend on, the code apart."""

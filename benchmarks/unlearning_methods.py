@@ -35,6 +35,7 @@ class UnlearningMethod:
         objective: None is SKU's.
         subspace: A is fixed to directions that forget inputs use and normal ones do not.
         balanced: The task vector is levelled on the normal sets before it is used.
+        natural: Stage 1 is one natural-gradient step; nothing is trained.
         projected: The task vector may be projected away from normal inputs.
         every_seed: Runs with each seed; else with the first one only.
     """
@@ -46,6 +47,7 @@ class UnlearningMethod:
     objective: Objective | None = None
     subspace: bool = False
     balanced: bool = False
+    natural: bool = False
     projected: bool = False
     every_seed: bool = True
 
@@ -119,10 +121,24 @@ def unlearning_methods(
             "SKU with preservation, plain negation, the recipe's weights", True, sku, prompts
         ),
         OURS: UnlearningMethod(
-            f"{PLAIN} with adapter.subspace and negation.balance",
+            f"{PLAIN} with adapter.subspace, training.natural_step and negation.balance",
             *(True, sku, prompts),
             subspace=True,
             balanced=True,
+            natural=True,
+        ),
+        "sku-trained": UnlearningMethod(
+            f"{PLAIN} with adapter.subspace and negation.balance, trained",
+            *(True, sku, prompts),
+            subspace=True,
+            balanced=True,
+            every_seed=False,
+        ),
+        "sku-natural": UnlearningMethod(
+            f"{PLAIN} with training.natural_step",
+            *(True, sku, prompts),
+            natural=True,
+            every_seed=False,
         ),
         "sku-subspace": UnlearningMethod(
             f"{PLAIN} with adapter.subspace",

@@ -7,178 +7,174 @@ answers that someone wrote share much with normal answers that someone wrote (th
 length), so a task vector that has learned the ones makes the others likelier too, and its negation
 takes that away from both.
 
-Those components are removed once, after training, in closed form and with no more than a backward
-pass over some normal answers of each set i:
+Those components are removed in closed form, for no more than a backward pass over some normal
+answers of each set i:
 
-    B' = B - amount * sum_i c_i g_i
-    <g_j, sum_i c_i g_i> = <g_j, B> for each set j that negation hurts, 0 for the others
+    B' = B - amount * sum_i c_i P g_i
+    <g_j, sum_i c_i P g_i> = <g_j, B> for each set j that negation hurts, 0 for the others
 
-With A as it is, g_i is the gradient of B at theta_o (B = 0). ``amount`` 1 removes what the drawn
-training rows tell. They are a sample, and a direction of as many numbers as B has holds only a part
-of what other answers of the same set feel: more than 1 makes up for that, and for the drawn rows it
-is more than that, a small step towards them. What negation makes likelier by itself stays so.
+P is the identity, or what `natural_step` measures distances by. With A as it is, g_i is the
+gradient of B at theta_o (B = 0). What negation makes likelier by itself stays so.
 
-Memory: a step's, with fewer losses; copies of B and a gradient for each set lie in the machine's
+The drawn answers are a sample, and a direction of as many numbers as B has fits them far better
+than it fits others of the same set. So each set is gone through in two halves: what one half's
+gradient says of the other's is what an answer outside of the sample feels, and `amount` 1 removes
+the cost to *those*. For the drawn ones it is a small step towards them.
+
+Memory: a step's, with fewer losses; copies of B and two gradients for each set lie in the machine's
 memory.
 
 Related: orthogonal gradient descent (Farajtabar et al. 2020, arXiv 1910.07104), which keeps every
 step of training off the gradients of earlier tasks.
 """
 
-import math
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from lora_sku.data import Encoder, Pair, Row
+from lora_sku.data import Row
 from lora_sku.errors import TrainingError
-from lora_sku.losses import token_nll
-from lora_sku.model import AdaptedModel
+from lora_sku.gradients import AnswerGradients, Pieces, draw_pairs, product
 from lora_sku.recipe import BalanceSection
-from lora_sku.step import micro_batches
 
 Used = Literal["negated", "added"]
+# The least share of a set's gradient that is taken to be felt outside of the sample: a set of which
+# two halves agree less has no direction that could be told from chance.
+_LEAST_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class SetGradient:
+    """The gradient of a normal set's NLL, in two halves of its drawn answers.
+
+    Attributes:
+        halves: Of the mean over each half.
+        steps: P of both.
+    """
+
+    halves: tuple[Pieces, Pieces]
+    steps: tuple[Pieces, Pieces]
+
+    @property
+    def mean(self) -> list[Tensor]:
+        """Of both halves."""
+        return _halfway(*self.halves)
+
+    @property
+    def step(self) -> list[Tensor]:
+        """P of the mean."""
+        return _halfway(*self.steps)
 
 
 def balance(
-    model: AdaptedModel,
-    name: str,
+    gradients: AnswerGradients,
+    learned: Pieces,
     normal: Sequence[Sequence[Row]],
-    encoder: Encoder,
     section: BalanceSection,
     *,
-    pairs_at_once: int,
     seed: int,
     used: Used = "negated",
 ) -> None:
-    """Take out of the adapter's delta what costs normal sets likelihood to first order.
+    """Take out of an adapter's delta what costs normal sets likelihood to first order.
 
     Args:
-        model: Carries the trained adapter; checkpointing needs it in training mode.
-        name: The adapter's; its B is changed in place.
+        gradients: Of the model; the result is written into its B.
+        learned: What B held after training.
         normal: Training rows of every normal set.
-        encoder: Tokenizes them.
         section: The recipe's.
-        pairs_at_once: Prompts with an answer in the model at once; halved when memory runs out.
         seed: Decides which prompts and answers are drawn.
         used: What becomes of the delta: it decides which sets it hurts.
 
     Raises:
         TrainingError: if memory does not do for a single pair, or a gradient is not finite.
     """
-    layers = [layer for layer in model.adapted_layers if name in layer.lora_B]
-    for layer in layers:  # the gradient is theta_o's, not that of a draw of dropped inputs
-        layer.lora_dropout[name].eval()
-    factors = [layer.lora_B[name].weight for layer in layers]
-    learned = [factor.detach().cpu().clone() for factor in factors]
+    halves = half_gradients(gradients, normal, section, seed=seed)
+    sets = [SetGradient(pair, pair) for pair in halves]
+    gradients.write(without_components(learned, sets, section.amount, used=used))
+
+
+def half_gradients(
+    gradients: AnswerGradients,
+    normal: Sequence[Sequence[Row]],
+    section: BalanceSection,
+    *,
+    seed: int,
+) -> list[tuple[Pieces, Pieces]]:
+    """Of every set's drawn answers, one half and the other; a single answer is both.
+
+    Raises:
+        TrainingError: if memory does not do for a single pair.
+    """
     rng = random.Random(seed)
-    drawn = [_draw(rows, section.prompts, rng) for rows in normal]
-    with torch.no_grad():
-        for factor in factors:
-            factor.zero_()
-    gradients = []
-    for pairs in drawn:
-        found, pairs_at_once = _gradient(model, factors, pairs, encoder, pairs_at_once)
-        gradients.append(found)
-    balanced = without_components(learned, gradients, section.amount, used=used)
-    with torch.no_grad():
-        for factor, values in zip(factors, balanced, strict=True):
-            factor.copy_(values)
+    found: list[tuple[Pieces, Pieces]] = []
+    for rows in normal:
+        drawn = draw_pairs(rows, section.prompts, rng)
+        one = gradients.mean(drawn[::2])
+        found.append((one, gradients.mean(drawn[1::2]) if len(drawn) > 1 else one))
+    return found
 
 
 def without_components(
-    vector: Sequence[Tensor],
-    gradients: Sequence[Sequence[Tensor]],
-    amount: float,
-    *,
-    used: Used = "negated",
+    vector: Pieces, sets: Sequence[SetGradient], amount: float, *, used: Used = "negated"
 ) -> list[Tensor]:
     """The vector without ``amount`` times those of its components that cost a set likelihood.
 
     Args:
         vector: In any number of pieces, on one device.
-        gradients: Of the same pieces each.
-        amount: 1 makes the vector orthogonal to the gradients of the sets that it hurts, 2 mirrors
-            it at them; what it does to other sets stays as it is.
+        sets: Gradients of the same pieces.
+        amount: 1 leaves other answers of a hurt set what they were, to first order; what it does
+            to other sets stays as it is.
         used: A vector that is negated hurts where its product with a gradient is below 0.
 
     Raises:
         TrainingError: if a gradient is not finite.
     """
-    gram = torch.tensor(
-        [[_product(a, b) for b in gradients] for a in gradients], dtype=torch.float64
+    means, steps = [one.mean for one in sets], [one.step for one in sets]
+    gram = _symmetric([[product(mean, step) for step in steps] for mean in means])
+    across = _symmetric(
+        [[product(one.halves[0], other.steps[1]) for other in sets] for one in sets]
     )
-    products = [_product(gradient, vector) for gradient in gradients]
-    felt = torch.tensor(products, dtype=torch.float64)
-    if not (gram.isfinite().all() and felt.isfinite().all()):
+    felt = torch.tensor([product(mean, vector) for mean in means], dtype=torch.float64)
+    if not all(values.isfinite().all() for values in (gram, across, felt)):
         raise TrainingError(
             "a gradient of the normal sets is not finite, so the task vector cannot be levelled",
             where="negation.balance",
             remedy="Set base_model.compute_dtype to bfloat16 or float32, or balance to null.",
         )
     hurts = felt < 0 if used == "negated" else felt > 0
-    # Two sets may be alike, and then either coefficient will do.
-    inverse = torch.linalg.pinv(gram, hermitian=True, rtol=1e-9)
-    coefficients = inverse @ torch.where(hurts, amount * felt, 0.0)
+    coefficients = _felt_outside(gram, across) @ torch.where(hurts, amount * felt, 0.0)
     found = [piece.clone() for piece in vector]
-    for coefficient, gradient in zip(coefficients.tolist(), gradients, strict=True):
-        for piece, part in zip(found, gradient, strict=True):
+    for coefficient, step in zip(coefficients.tolist(), steps, strict=True):
+        for piece, part in zip(found, step, strict=True):
             piece.sub_(part, alpha=coefficient)
     return found
 
 
-def _gradient(
-    model: AdaptedModel,
-    factors: Sequence[Tensor],
-    pairs: Sequence[Pair],
-    encoder: Encoder,
-    pairs_at_once: int,
-) -> tuple[list[Tensor], int]:
-    """Of the answers' mean NLL with respect to every B, at B = 0; and how many pairs went in."""
-    groups = [[encoder.encode(*pair)] for pair in pairs]
-    tokens = sum(pair.answer_length for group in groups for pair in group)
-    while True:
-        _forget_gradients(model)
-        try:
-            for _, batch in micro_batches(model, groups, pairs_at_once, pad_id=encoder.pad_id):
-                nll_N = token_nll(model.answer_states(batch), batch.targets, model.base.head)
-                (nll_N.sum() / tokens).backward()  # type: ignore[no-untyped-call]
-            break
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-            if pairs_at_once == 1:
-                raise TrainingError(
-                    "out of memory with a single normal answer at once",
-                    where="negation.balance",
-                    remedy="Lower data.max_answer_tokens, or set balance to null; --resume goes on"
-                    " after the last step of training.",
-                ) from error
-        pairs_at_once = math.ceil(pairs_at_once / 2)
-        if model.base.device.type == "cuda":
-            torch.cuda.empty_cache()
-    gradients = [
-        torch.zeros_like(factor, device="cpu") if factor.grad is None else factor.grad.cpu()
-        for factor in factors
-    ]
-    _forget_gradients(model)
-    return gradients, pairs_at_once
+def _felt_outside(gram: Tensor, across: Tensor) -> Tensor:
+    """The inverse of the products of the sets' true gradients, (sets, sets) float64.
+
+    Args:
+        gram: Products of the drawn answers' gradients, each of which feels itself.
+        across: Those between one half and the other, which share no answer.
+    """
+    # Two sets may be alike: what cannot be told apart is taken as one.
+    values, vectors = torch.linalg.eigh(gram)
+    kept = values > 1e-9 * values.max()
+    whiten = vectors[:, kept] * values[kept].rsqrt()
+    shares, turns = torch.linalg.eigh(whiten.T @ across @ whiten)
+    turned = whiten @ turns
+    inverse: Tensor = (turned / shares.clamp(_LEAST_SHARE, 1.0)) @ turned.T
+    return inverse
 
 
-def _forget_gradients(model: AdaptedModel) -> None:
-    for parameter in model.adapter_parameters().values():
-        parameter.grad = None
+def _symmetric(rows: Sequence[Sequence[float]]) -> Tensor:
+    values = torch.tensor(rows, dtype=torch.float64)
+    return (values + values.T) / 2
 
 
-def _draw(rows: Sequence[Row], prompts: int, rng: random.Random) -> list[Pair]:
-    """Some prompts, each with one of its answers."""
-    chosen = rng.sample(list(rows), min(prompts, len(rows)))
-    return [(row.prompt, rng.choice(row.answers)) for row in chosen]
-
-
-def _product(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
-    return sum(float((a.double() * b).sum()) for a, b in zip(one, other, strict=True))
+def _halfway(one: Pieces, other: Pieces) -> list[Tensor]:
+    return [torch.lerp(a, b, 0.5) for a, b in zip(one, other, strict=True)]

@@ -18,7 +18,10 @@ from lora_sku.recipe_data import OwnAnswersSection as OwnAnswersSection
 from lora_sku.recipe_data import OwnPromptsSection as OwnPromptsSection
 from lora_sku.recipe_data import SourceSection as SourceSection
 from lora_sku.recipe_judges import JudgesSection
-from lora_sku.recipe_types import Count, Fraction, Positive, Section, Weight
+from lora_sku.recipe_training import LossesSection as LossesSection
+from lora_sku.recipe_training import NaturalStepSection as NaturalStepSection
+from lora_sku.recipe_training import TrainingSection as TrainingSection
+from lora_sku.recipe_types import Count, Fraction, Positive, Section
 from lora_sku.recipe_types import Quantization as Quantization
 
 # About half a decade apart: from a retain effect of a quarter to one of a few percent.
@@ -98,85 +101,6 @@ class AdapterSection(Section):
         return self
 
 
-class GuidedDistortionSection(Section):
-    """L_GD, e1 in the paper: learn the harmful answer."""
-
-    weight: Weight = 2.5
-
-
-class RandomDisassociationSection(Section):
-    """L_RD, e2 in the paper: learn k other harmful answers to the same prompt."""
-
-    weight: Weight = 2.5
-    responses: Count = Field(5, description="k, drawn afresh for each prompt at each step.")
-
-
-class PreservationDivergenceSection(Section):
-    """L_PD, e3 in the paper: KL(theta_o || theta_t) on normal answers."""
-
-    weight: Weight = 1.0
-    prompts: Count = Field(1, description="Retain prompts for each forget prompt of a step.")
-    direction: Literal["preserve", "diverge"] = Field(
-        "preserve", description="preserve minimises the KL; diverge maximises it up to the bound."
-    )
-    cache_reference: bool = Field(
-        False,
-        description="Keep theta_o's hidden states on disk, for later epochs and runs: hidden size"
-        " x 2 bytes an answer token.",
-    )
-    bound: Positive = Field(2.0, description="Nats per token beyond which diverge stops pushing.")
-
-
-class LossesSection(Section):
-    """The three losses of stage 1."""
-
-    guided_distortion: GuidedDistortionSection = GuidedDistortionSection()
-    random_disassociation: RandomDisassociationSection = RandomDisassociationSection()
-    preservation_divergence: PreservationDivergenceSection = PreservationDivergenceSection()
-
-    @model_validator(mode="after")
-    def _learns_something(self) -> Self:
-        if self.guided_distortion.weight == 0 and self.random_disassociation.weight == 0:
-            raise ValueError("guided_distortion and random_disassociation cannot both weigh 0")
-        return self
-
-
-class TrainingSection(Section):
-    """Stage 1's loop; transformers' names."""
-
-    max_steps: Count = 1000
-    learning_rate: Positive = 2e-4
-    per_device_train_batch_size: Count = Field(
-        2, description="Forget prompts; times gradient_accumulation_steps, those of a step."
-    )
-    gradient_accumulation_steps: Count = 1
-    micro_batch_size: Count | Literal["auto"] = Field(
-        "auto",
-        description="Forget prompts in the model at once: auto takes the most that the plan says"
-        " fit, up to per_device_train_batch_size. The result is the same but for rounding.",
-    )
-    gradient_checkpointing: bool = True
-    max_grad_norm: Positive = 1.0
-    lr_scheduler_type: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    optim: Literal["auto", "adamw_torch", "adamw_8bit", "paged_adamw_8bit"] = Field(
-        "auto", description="auto: paged_adamw_8bit on CUDA, adamw_torch on CPU."
-    )
-    weight_decay: Weight = 0.0
-    save_steps: Count = Field(50, description="A checkpoint every so many steps.")
-    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    seed: int = 8888
-
-    @model_validator(mode="after")
-    def _warms_up_within_the_run(self) -> Self:
-        if self.warmup_steps >= self.max_steps:
-            raise ValueError(
-                f"warmup_steps is {self.warmup_steps}, but must be smaller than max_steps, which is"
-                f" {self.max_steps}; set training.warmup_steps too"
-            )
-        return self
-
-
 class ProjectionSection(Section):
     """Take away what forget inputs feel and retain inputs do not: make the retain set broad."""
 
@@ -198,9 +122,9 @@ class BalanceSection(Section):
     """Take out of the task vector what would cost normal answers likelihood, to first order."""
 
     amount: Positive = Field(
-        2.0,
-        description="1 removes what the drawn training rows tell; they are a sample, and other"
-        " answers of the same sets need more.",
+        1.0,
+        description="1 removes what answers outside of the drawn ones would feel, as the drawn"
+        " ones' two halves tell.",
     )
     prompts: Count = Field(256, description="Training prompts of each normal set, one answer each.")
 
@@ -267,6 +191,22 @@ class Recipe(Section):
                 "negation.strength is auto, which needs a validation split, but"
                 " data.validation_fraction is 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _preserves_what_a_natural_step_measures_by(self) -> Self:
+        preserved = self.losses.preservation_divergence
+        if self.training.natural_step is not None:
+            if preserved.weight == 0 or preserved.direction != "preserve":
+                raise ValueError(
+                    "training.natural_step is measured by preservation divergence, so"
+                    " losses.preservation_divergence needs a weight above 0 and direction preserve"
+                )
+            if self.training.report_to:
+                raise ValueError(
+                    "training.natural_step has no optimizer steps that training.report_to could"
+                    " be told of; set one of them to null or []"
+                )
         return self
 
 

@@ -61,6 +61,22 @@ class Session(Stages):
             freeze_rows(model, ACQUIRED)  # the checkpoint holds them
         else:
             self.fix_subspace(model)
+        if recipe.training.natural_step is None:
+            self._train(model, data, checkpoints, resume=resume)
+        else:
+            self._begin(resume=resume)
+            with self._stage("acquire"), directory.metrics_log(keep_steps=0):
+                self.natural_step(
+                    model, recipe.training.natural_step, self._pairs(self.plan.micro_batch)
+                )
+        save_acquired(model, ACQUIRED, directory.harmful_adapter)
+        return model
+
+    def _train(
+        self, model: AdaptedModel, data: DataSets, checkpoints: CheckpointStore, *, resume: bool
+    ) -> None:
+        """Stage 1 by optimizer steps, from the newest checkpoint of a resumed run."""
+        recipe, directory = self.recipe, self.directory
         acquisition = Acquisition(
             model,
             self.encoder,
@@ -74,12 +90,7 @@ class Session(Stages):
         )
         require_free_space(directory.path, checkpoints.bytes_of_a_run(model.adapter_parameters()))
         start = acquisition.restore() if resume else 0
-        # All that can be refused has been: only now may an old run go and a new one be written.
-        if not resume:
-            directory.clear()
-        self.record()
-
-        self._tell_what_is_not_packed()
+        self._begin(resume=resume)
         micro_batch = self.plan.micro_batch
 
         def on_step(record: StepRecord) -> None:
@@ -96,10 +107,18 @@ class Session(Stages):
 
         with self._stage("acquire"), directory.metrics_log(keep_steps=start) as log:
             acquisition.run(on_step, start=start)
-            # As many pairs at once as in a step, which the plan of this stage counts with.
-            self.balance(model, micro_batch * recipe.losses.preservation_divergence.prompts)
-        save_acquired(model, ACQUIRED, directory.harmful_adapter)
-        return model
+            self.balance(model, self._pairs(micro_batch))
+
+    def _pairs(self, micro_batch: int) -> int:
+        """Normal pairs at once in a step, which the plan of this stage counts with."""
+        return micro_batch * self.recipe.losses.preservation_divergence.prompts
+
+    def _begin(self, *, resume: bool) -> None:
+        """All that can be refused has been: only now may an old run go and a new one be written."""
+        if not resume:
+            self.directory.clear()
+        self.record()
+        self._tell_what_is_not_packed()
 
     def negate(self, model: AdaptedModel) -> None:
         """Write the negated adapter, load it as PEFT would, verify it, make it the active one."""

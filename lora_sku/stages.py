@@ -22,15 +22,17 @@ from lora_sku.elicitation import (
 )
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
+from lora_sku.gradients import AnswerGradients
 from lora_sku.heap import release_free_memory
 from lora_sku.judges.building import build_judge, text_judges
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors
 from lora_sku.memory import Peak, PeakMeter
 from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel, Base, load_base, load_tokenizer
+from lora_sku.natural_step import natural_step
 from lora_sku.planning import Device
 from lora_sku.progress import Progress
-from lora_sku.recipe import ProjectionSection, Recipe
+from lora_sku.recipe import NaturalStepSection, ProjectionSection, Recipe
 from lora_sku.subspace import fix_subspace
 from lora_sku.sweep import Sweep, sweep
 
@@ -145,15 +147,42 @@ class Stages:
         section = self.recipe.negation.balance
         if section is None:
             return
+        learned = [
+            layer.lora_B[ACQUIRED].weight.detach().cpu().clone() for layer in model.adapted_layers
+        ]
+        normal = self.learned(model).normal_training
+        with self._gradients(model, pairs_at_once, "negation.balance") as gradients:
+            balance(gradients, learned, normal, section, seed=self.recipe.training.seed)
+
+    def natural_step(
+        self, model: AdaptedModel, section: NaturalStepSection, pairs_at_once: int
+    ) -> None:
+        """Stage 1 in one step, levelled if the recipe asks for that."""
+        data, recipe = self.learned(model), self.recipe
+        with self._gradients(model, pairs_at_once, "training.natural_step") as gradients:
+            natural_step(
+                gradients,
+                data.forget.train,
+                data.normal_training,
+                recipe.losses,
+                section,
+                recipe.negation.balance,
+                seed=recipe.training.seed,
+            )
+
+    @contextmanager
+    def _gradients(
+        self, model: AdaptedModel, pairs_at_once: int, where: str
+    ) -> Iterator[AnswerGradients]:
+        told = self.progress.evaluated
         with training_mode(model, checkpointing=self.recipe.training.gradient_checkpointing):
-            balance(
+            yield AnswerGradients(
                 model,
                 ACQUIRED,
-                self.learned(model).normal_training,
                 self.encoder,
-                section,
                 pairs_at_once=pairs_at_once,
-                seed=self.recipe.training.seed,
+                where=where,
+                on_pairs=lambda done, all_: told("gradients", done, all_),
             )
 
     def candidates(

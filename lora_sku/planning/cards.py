@@ -177,6 +177,7 @@ def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[st
     for section, key, sampling in (
         ("adapter", "subspace", recipe.adapter.subspace),
         ("negation", "projection", recipe.negation.projection),
+        ("training", "natural_step", recipe.training.natural_step),
     ):
         if sampling is not None:
             rest = sampling.model_dump(exclude={"tokens"})

@@ -1,9 +1,20 @@
 """The stages that a recipe may ask for: subspace before training; project and sweep after it."""
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import torch
 
+from lora_sku.kronecker import kronecker_bytes
 from lora_sku.planning.layers import Tokens, count_layers
-from lora_sku.planning.passes import Moment, Pass, mask_bytes, scoring_moments, without_gradient
+from lora_sku.planning.passes import (
+    Moment,
+    Pass,
+    mask_bytes,
+    scoring_moments,
+    training_moments,
+    without_gradient,
+)
 from lora_sku.planning.plan import (
     Line,
     Setup,
@@ -47,6 +58,41 @@ def plan_subspace(shape: ModelShape, setup: Setup, load: Tokens, *, positions: i
         positions: Drawn of each set.
     """
     return _plan_sampling("subspace", shape, setup, load, positions, copies=0)
+
+
+def plan_natural_step(
+    shape: ModelShape, setup: Setup, passes: Iterable[Pass], *, positions: int, copies: int
+) -> StagePlan:
+    """Stage 1 in one step: a step's passes without an optimizer, then the curvature of each layer.
+
+    Args:
+        shape: The model.
+        setup: How it is held.
+        passes: Of a step of training; answers go through the model as in these.
+        positions: Answer tokens whose gradients are kept.
+        copies: How many times the numbers of every B are held in the machine's memory.
+    """
+    layer_setup, sizes = adapted_layers(shape, setup)
+    adapted = shape.adapted(setup.targets, setup.layers)
+    features = [linear.out_features for linear in adapted]
+    itemsize, on_cpu = setup.dtype.itemsize, setup.device == "cpu"
+    samples = positions * sum(f * itemsize + setup.rank * 4 for f in features)
+    one = positions * (max(features) * itemsize + setup.rank * 4)
+    kept = max(one, min(GROUP_BYTES, samples)) * on_cpu
+    trained = [
+        replace(moment, activations=moment.activations + kept)
+        for work in passes
+        for moment in training_moments(shape, layer_setup, work, checkpointing=setup.checkpointing)
+    ]
+    solver = max(kronecker_bytes(f, positions) for f in features)
+    solving = Moment("dividing by the curvature", kept + (0 if on_cpu else one), solver)
+    b_bytes = sum(sizes[1::2]) * setup.adapter_dtype.itemsize
+    held = [
+        *weights_held(shape, setup, sizes),
+        Line("gradients", b_bytes),
+        Line("adapter copies", copies * b_bytes * on_cpu),
+    ]
+    return at_peak("acquire", held, [*trained, solving], workspace_of(shape, setup), setup.device)
 
 
 def _plan_sampling(

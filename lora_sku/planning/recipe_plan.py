@@ -1,6 +1,6 @@
 """A recipe's plan: its lengths become passes, its sections a setup."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -12,7 +12,12 @@ from lora_sku.devices import choose_compute_dtype
 from lora_sku.planning.layers import Tokens, heeds_layouts
 from lora_sku.planning.passes import Pass
 from lora_sku.planning.plan import Plan, Setup, StagePlan, plan_evaluation, plan_training
-from lora_sku.planning.projecting import plan_projection, plan_subspace, plan_sweep
+from lora_sku.planning.projecting import (
+    plan_natural_step,
+    plan_projection,
+    plan_subspace,
+    plan_sweep,
+)
 from lora_sku.planning.shapes import ModelShape, model_shape
 from lora_sku.planning.statics import Optimizer
 from lora_sku.recipe import (
@@ -84,7 +89,7 @@ def plan(
         stages=(
             *_eliciting(recipe, shape, setup, scoring, Tokens(rows, lengths.prompt, masked=True)),
             *_subspace(recipe.adapter, shape, setup, Tokens(rows, lengths.group(1))),
-            plan_training(shape, setup, passes),
+            _acquiring(recipe, shape, setup, passes),
             *_negation_stages(recipe.negation, shape, setup, lengths, rows, packs=packs),
             plan_evaluation(
                 shape,
@@ -112,6 +117,18 @@ def _subspace(
 ) -> Iterator[StagePlan]:
     if section.subspace is not None:
         yield plan_subspace(shape, setup, load, positions=section.subspace.tokens)
+
+
+def _acquiring(
+    recipe: Recipe, shape: ModelShape, setup: Setup, passes: Sequence[Pass]
+) -> StagePlan:
+    section = recipe.training.natural_step
+    if section is None:
+        return plan_training(shape, setup, passes)
+    # A slope, and two halves of every normal set's, before and after the division.
+    sets = 1 + len(recipe.data.protect) + (recipe.data.own_prompts is not None)
+    vectors = 1 + (2 * sets if recipe.negation.balance is not None else 0)
+    return plan_natural_step(shape, setup, passes, positions=section.tokens, copies=2 * vectors)
 
 
 def _negation_stages(

@@ -54,22 +54,23 @@ def test_units_are_kept_and_a_killed_benchmark_goes_on(
         real(self, on_step, start=start)
 
     monkeypatch.setattr(Acquisition, "run", killed_in_the_second)
-    only = ("--only", "npo", "--only", "sku-retain-aware", "--set", SUBSPACE)
+    methods = ["npo", "sku-preserve", "sku-retain-aware"]
+    only = (*(word for method in methods for word in ("--only", method)), "--set", SUBSPACE)
     with pytest.raises(RuntimeError, match="killed"):
         invoke(words, *only)
     npo = tmp_path / "out" / "units" / f"npo-{SEED}.json"
     kept = npo.read_text(encoding="utf-8")
-    assert not (tmp_path / "out" / "units" / f"sku-retain-aware-{SEED}.json").exists()
+    assert not (tmp_path / "out" / "units" / f"sku-preserve-{SEED}.json").exists()
 
     done = invoke(words, *only, "--transfer")
-    assert len(begun) == 3  # the finished unit was not trained again
+    assert len(begun) == 3  # the finished unit was not trained again, and ours has no training
     assert npo.read_text(encoding="utf-8") == kept
-    assert "1 of 2 units to compute" in done.stderr
+    assert "2 of 3 units to compute" in done.stderr
     report = Path(done.stdout.strip())
     text = report.read_text(encoding="utf-8")
     assert "Forgetting, unseen harmful prompts" in text
     raw = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))
-    assert [unit["method"] for unit in raw["units"]] == ["npo", "sku-retain-aware"]
+    assert [unit["method"] for unit in raw["units"]] == methods
     assert raw["transfer"]["none"] == pytest.approx(1.0, abs=0.05)  # the tiny base is unquantized
     assert not list((tmp_path / "out" / "training").iterdir())
     for unit in raw["units"]:

@@ -9,12 +9,14 @@ from tiny import adapt, load, make_encoder, teach, write_data
 
 from lora_sku.candidates import candidates
 from lora_sku.data import load_data
+from lora_sku.gradients import AnswerGradients
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED
+from lora_sku.natural_step import natural_step
 from lora_sku.planning import knobs, plan
 from lora_sku.planning.live import LiveBytes
 from lora_sku.projection import Projector, solver_bytes
-from lora_sku.recipe import ProjectionSection, Recipe
+from lora_sku.recipe import BalanceSection, ProjectionSection, Recipe
 from lora_sku.recipe_file import load_recipe
 
 GIB = 2**30
@@ -120,3 +122,39 @@ def test_fewer_tokens_are_a_knob(recipe: Recipe) -> None:
     assert not any(
         "projection" in k.setting for k in knobs(changed(recipe, negation={"projection": None}))
     )
+    recipe = changed(recipe, training={"natural_step": {"pairs": 8, "tokens": 60}})
+    assert "training.natural_step.tokens=30" in {knob.setting for knob in knobs(recipe)}
+
+
+def test_a_natural_step_takes_what_is_planned(recipe: Recipe, tmp_path: Path) -> None:
+    # Beside 2,000 positions' gradients, what goes through the model is little.
+    keys = {"natural_step": {"pairs": 400, "tokens": 2000}}
+    recipe = changed(recipe, training=keys, negation={"balance": {}})
+    model = adapt(load(Path(recipe.base_model.path)))
+    encoder = make_encoder(model.base)
+    data = load_data(write_data(tmp_path), encoder)
+    rows = [row for _ in range(70) for row in data.retain.train]  # enough answer tokens
+    section = recipe.training.natural_step
+    assert section is not None
+    pairs = recipe.training.per_device_train_batch_size
+    with LiveBytes() as live:
+        natural_step(
+            AnswerGradients(model, ACQUIRED, encoder, pairs_at_once=pairs, where="here"),
+            data.forget.train,
+            [rows],
+            recipe.losses,
+            section,
+            BalanceSection(),
+            seed=0,
+        )
+    stage = plan(recipe, device="cpu").stage("acquire")
+    own = stage.tensors - stage.bytes_of("base weights") - stage.bytes_of("adapter weights")
+    assert 0.6 * own <= live.peak <= 1.1 * own
+
+
+def test_a_natural_step_holds_no_optimizer_and_on_a_card_no_samples() -> None:
+    recipe = load_recipe("llama2-7b", ["training.natural_step={}"])
+    stage = plan(recipe).stage("acquire")
+    assert stage.bytes_of("optimizer state") == stage.bytes_of("adapter copies") == 0
+    assert stage.total < 8 * GIB
+    assert plan(recipe, device="cpu").stage("acquire").bytes_of("adapter copies") > 0

@@ -1,0 +1,212 @@
+"""How far theta_o's answers to normal prompts move under a small delta: KL's Kronecker factors.
+
+KL(theta_o || theta_t) has neither a value nor a slope at theta_o; what it has there is its second
+derivative, the Fisher information. For the B of one layer, whose effect on the output is
+s B A x, it is taken as a product (K-FAC),
+
+    F = s^2 E (x) G,   E = mean over positions (A x)(A x)^T,   G = mean over positions g g^T,
+
+with g the gradient that arrives at the layer's output when the answer's tokens are drawn from the
+model itself, which makes it KL's own curvature and not that of some labels. Layers are taken as
+independent. Both factors are damped by a share of their mean eigenvalue.
+
+What is kept of a pass are the gradients at drawn positions (`kronecker` divides by them). Layers
+are gone through in groups whose samples fit `GROUP_BYTES`, a backward pass over the drawn answers
+for each group; samples lie in the machine's memory, not on the GPU.
+
+Source: Martens and Grosse 2015, 'Optimizing Neural Networks with Kronecker-factored Approximate
+Curvature' (arXiv 1503.05671), section 3 and, for the damping, 6.3 (here without its balance between
+the factors).
+
+Shape suffixes: N answer tokens of a batch, T positions of a batch, P drawn positions, I in
+features, O out features, R rank.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Self
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+
+from lora_sku.data import Batch, Encoded, Pair
+from lora_sku.errors import AdapterError
+from lora_sku.gradients import AnswerGradients, Pieces
+from lora_sku.kronecker import Kronecker, OutputSample
+from lora_sku.losses import drawn_targets, token_nll
+from lora_sku.projection import GROUP_BYTES
+
+
+def natural(
+    gradients: AnswerGradients,
+    pairs: Sequence[Pair],
+    vectors: Sequence[Pieces],
+    *,
+    tokens: int,
+    damping: float,
+    seed: int,
+) -> list[list[Tensor]]:
+    """F^-1 of vectors, with F of theta_o at the answers of normal pairs.
+
+    Args:
+        gradients: Of the model.
+        pairs: Normal prompts with answers.
+        vectors: To divide, each with a piece for every adapted layer.
+        tokens: Positions that are drawn among all pairs'; all of them if there are fewer.
+        damping: Share of each factor's mean eigenvalue that is added to it.
+        seed: Decides which positions are drawn, and what the model answers in the answers' place.
+
+    Returns:
+        For each vector, its pieces divided.
+
+    Raises:
+        AdapterError: if an adapted layer does not read every token (a routed expert).
+        TrainingError: if memory does not do for a single pair.
+    """
+    draw = Draw.of([gradients.encoder.encode(*pair) for pair in pairs], tokens, seed)
+    found: list[list[Tensor]] = [[] for _ in vectors]
+    for group in _groups(gradients, draw.count):
+        samples = sample_outputs(gradients, group, draw)
+        while samples:  # popped, so that a sample that is done with is freed
+            layer, sample = samples.pop(0)
+            number = len(found[0])
+            scaling = float(layer.scaling[gradients.name])
+            factors = Kronecker(sample, scaling, damping, gradients.model.base.device)
+            for vector, divided in zip(vectors, found, strict=True):
+                divided.append(factors.divide(vector[number]))
+    return found
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Pairs, which of their positions are sampled, and what the model answers there.
+
+    Prompt and answer positions alike: the delta acts on both, and an answer is read through what
+    the prompt's positions became. All of it is drawn before any pass, so nothing depends on what
+    shares a batch.
+
+    Attributes:
+        encoded: The pairs.
+        places: Of each pair, the sampled positions among those that the model reads.
+        slots: Of each pair, where they stand among all sampled ones.
+        uniform: Of each pair, a number in [0, 1) for every answer token, float64.
+        count: Sampled positions, P.
+    """
+
+    encoded: tuple[Encoded, ...]
+    places: tuple[Tensor, ...]
+    slots: tuple[Tensor, ...]
+    uniform: tuple[Tensor, ...]
+    count: int
+
+    @classmethod
+    def of(cls, encoded: Sequence[Encoded], tokens: int, seed: int) -> Self:
+        """Draw at most ``tokens`` positions."""
+        generator = torch.Generator().manual_seed(seed)
+        answers = [pair.answer_length for pair in encoded]
+        uniform = torch.rand(sum(answers), generator=generator, dtype=torch.float64)
+        read = [_positions(pair) for pair in encoded]
+        is_drawn = torch.zeros(sum(read), dtype=torch.bool)
+        is_drawn[torch.randperm(sum(read), generator=generator)[:tokens]] = True
+        places = tuple(part.nonzero()[:, 0] for part in torch.split(is_drawn, read))
+        count = min(tokens, sum(read))
+        slots = torch.split(torch.arange(count), [len(part) for part in places])
+        return cls(tuple(encoded), places, slots, torch.split(uniform, answers), count)
+
+    def of_batch(self, members: Sequence[int], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Sampled ones among a batch's positions, their slots, its answer tokens' numbers (N,)."""
+        width = batch.input_ids.shape[1]
+        widths = [_positions(self.encoded[m]) if batch.layout else width for m in members]
+        starts = [0, *accumulate(widths)]
+        index = [self.places[m] + start for m, start in zip(members, starts, strict=False)]
+        slots = torch.cat([self.slots[member] for member in members])
+        return torch.cat(index), slots, torch.cat([self.uniform[member] for member in members])
+
+
+def _positions(pair: Encoded) -> int:
+    """An answer's last token predicts nothing and is not read."""
+    return len(pair.input_ids) - 1
+
+
+def sample_outputs(
+    gradients: AnswerGradients, group: Sequence[LoraLayer], draw: Draw
+) -> list[tuple[LoraLayer, OutputSample]]:
+    """The samples of some layers, by one backward pass over all pairs.
+
+    Raises:
+        AdapterError: if an adapted layer does not read every token (a routed expert).
+        TrainingError: if memory does not do for a single pair.
+    """
+    model, name = gradients.model, gradients.name
+    kept = [(layer, _empty(layer, name, draw.count, model.base.compute_dtype)) for layer in group]
+
+    def loss_of(members: Sequence[int], batch: Batch) -> Tensor:
+        index, slots, uniform_N = draw.of_batch(members, batch)
+        at = index.to(batch.input_ids.device)
+        with _watched(kept, name, batch.input_ids.numel(), at, slots):
+            states_ND = model.answer_states(batch)
+        targets_N = drawn_targets(states_ND.detach(), model.base.head, uniform_N)
+        return token_nll(states_ND, targets_N, model.base.head).sum()
+
+    gradients.back_propagate(draw.encoded, loss_of)
+    return kept
+
+
+@contextmanager
+def _watched(
+    kept: Sequence[tuple[LoraLayer, OutputSample]],
+    name: str,
+    positions: int,
+    at: Tensor,
+    slots: Tensor,
+) -> Iterator[None]:
+    """While layers run, keep A x at some positions; later the gradient of the output there."""
+
+    def hook_of(sample: OutputSample) -> Callable[[Any, tuple[Tensor, ...], Tensor], None]:
+        def hook(layer: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+            x_TI = args[0].detach().flatten(0, -2)
+            if len(x_TI) != positions:
+                raise AdapterError(
+                    "an adapted layer does not read every token, so its curvature is not known",
+                    where="adapter.target_modules",
+                    remedy="Leave routed experts out, or set training.natural_step to null.",
+                )
+            a_RI = layer.lora_A[name].weight.detach()
+            sample.response_PR[slots] = (x_TI[at].float() @ a_RI.float().T).cpu()
+            output.register_hook(keep)  # type: ignore[no-untyped-call]
+
+        def keep(gradient: Tensor) -> None:
+            sample.gradient_PO[slots] = gradient.flatten(0, -2)[at].cpu()
+
+        return hook
+
+    handles = [layer.register_forward_hook(hook_of(sample)) for layer, sample in kept]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _empty(layer: LoraLayer, name: str, positions: int, dtype: torch.dtype) -> OutputSample:
+    features, rank = layer.lora_B[name].weight.shape
+    gradient_PO = torch.zeros(positions, features, dtype=dtype)
+    return OutputSample(gradient_PO, torch.zeros(positions, rank))
+
+
+def _groups(gradients: AnswerGradients, positions: int) -> Iterator[list[LoraLayer]]:
+    """Layers whose samples are held at the same time: at most `GROUP_BYTES`, or a single one."""
+    itemsize = gradients.model.base.compute_dtype.itemsize
+    group: list[LoraLayer] = []
+    held = 0
+    for layer, factor in zip(gradients.layers, gradients.factors, strict=True):
+        size = positions * (len(factor) * itemsize + factor.shape[1] * 4)
+        if group and held + size > GROUP_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(layer)
+        held += size
+    yield group

@@ -1,0 +1,147 @@
+"""Stage 1 in one step: the minimum of the three losses' second-order model at theta_o.
+
+At theta_o guided distortion and random disassociation have a slope, g, and preservation divergence
+has none, but a curvature, the Fisher information F of normal answers (`curvature`). The step that
+weighs the one against the other is the natural gradient's,
+
+    minimise  <g, B> + w_PD / 2 <B, F B>   ->   B = - F^-1 g / w_PD,
+
+and where the strength is chosen afterwards, for small deltas it is all that training looks for: no
+learning rate, no number of steps, and every drawn answer counts alike. What an optimizer that
+scales each number by itself finds within a few steps is another direction, with less harm in it for
+each nat that normal answers move.
+
+`balance` is part of it where the recipe asks for it: what is left out then are the directions
+F^-1 g_i, the cheapest ones in the same measure.
+
+F's factors take layers for independent, which they are not: as a direction that is good enough, as
+a length it is far too long. So the length is the minimum along the direction, with the curvature
+that the whole model really has there: KL is measured at a small step.
+
+Source: Amari 1998, 'Natural Gradient Works Efficiently in Learning', Neural Computation 10(2); the
+rescaled step is Martens and Grosse 2015 (arXiv 1503.05671), section 6.4.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lora_sku.balance import SetGradient, Used, half_gradients, without_components
+from lora_sku.curvature import natural
+from lora_sku.data import Pair, Row, StepSampler
+from lora_sku.errors import TrainingError
+from lora_sku.gradients import AnswerGradients, Pieces, draw_pairs, product
+from lora_sku.likelihood import AnswerScorer
+from lora_sku.recipe import BalanceSection, LossesSection, NaturalStepSection
+
+# Nats per token: small enough to be of second order, far above bf16's noise.
+_PROBE_KL = 1e-2
+_PROBE_PAIRS = 64
+_PROBES = 20
+
+
+def natural_step(
+    gradients: AnswerGradients,
+    forget: Sequence[Row],
+    normal: Sequence[Sequence[Row]],
+    losses: LossesSection,
+    section: NaturalStepSection,
+    levelling: BalanceSection | None,
+    *,
+    seed: int,
+    used: Used = "negated",
+) -> None:
+    """Write into every B what stage 1's losses ask for at theta_o.
+
+    Args:
+        gradients: Of the model; A is what it is.
+        forget: Training rows.
+        normal: Training rows of every normal set.
+        losses: Their weights.
+        section: The recipe's.
+        levelling: The recipe's negation.balance.
+        seed: Decides every draw.
+        used: What becomes of the delta.
+
+    Raises:
+        AdapterError: if an adapted layer does not read every token (a routed expert).
+        TrainingError: if memory does not do for a single pair, or a gradient is not finite.
+    """
+    vectors: list[Pieces] = [_harm(gradients, forget, losses, section.pairs, seed=seed)]
+    halves = [] if levelling is None else half_gradients(gradients, normal, levelling, seed=seed)
+    vectors += [half for pair in halves for half in pair]
+    rng, each = random.Random(seed), math.ceil(section.pairs / len(normal))
+    drawn = [pair for rows in normal for pair in draw_pairs(rows, each, rng)]
+    harm, *steps = natural(
+        *(gradients, drawn, vectors),
+        tokens=section.tokens,
+        damping=section.damping,
+        seed=seed,
+    )
+    direction = [-piece for piece in harm]
+    if levelling is not None:
+        pairs = zip(halves, zip(steps[::2], steps[1::2], strict=True), strict=True)
+        sets = [SetGradient(half, step) for half, step in pairs]
+        direction = without_components(direction, sets, levelling.amount, used=used)
+    slope = product(vectors[0], direction)
+    curvature = _curvature_along(gradients, direction, drawn)
+    length = -slope / (losses.preservation_divergence.weight * curvature)
+    gradients.write([piece * length for piece in direction])
+
+
+def _curvature_along(gradients: AnswerGradients, direction: Pieces, drawn: Sequence[Pair]) -> float:
+    """Second derivative of the mean KL on normal pairs along a direction of B.
+
+    Raises:
+        TrainingError: if no step along it gives a small KL.
+    """
+    some = drawn[:: max(1, len(drawn) // _PROBE_PAIRS)]
+    rows = [Row(prompt, (answer,)) for prompt, answer in some]
+    scorer = AnswerScorer(
+        gradients.model, gradients.encoder, rows, pairs_at_once=gradients.pairs_at_once
+    )
+    length = 1 / math.sqrt(product(direction, direction))
+    for _ in range(_PROBES):
+        gradients.write([piece * length for piece in direction])
+        kl = scorer.score().kl
+        if _PROBE_KL / 2 <= kl <= 2 * _PROBE_KL:
+            return 2 * kl / length**2
+        # An overflow is no number, and rounding can make a tiny KL 0 or less.
+        known = kl if math.isfinite(kl) else math.inf
+        length *= math.sqrt(_PROBE_KL / min(max(known, 1e-4 * _PROBE_KL), 1e4 * _PROBE_KL))
+    raise TrainingError(
+        "no length of the natural step moves normal answers a little",
+        where="training.natural_step",
+        remedy="Set it to null, or base_model.compute_dtype to float32.",
+    )
+
+
+def _harm(
+    gradients: AnswerGradients,
+    forget: Sequence[Row],
+    losses: LossesSection,
+    pairs: int,
+    *,
+    seed: int,
+) -> list[Tensor]:
+    """Gradient of guided distortion and random disassociation, weighted."""
+    own_weight = losses.guided_distortion.weight
+    random_weight = losses.random_disassociation.weight
+    # k is how many a step of training draws; the mean that they estimate does not depend on it.
+    sampler = StepSampler(
+        forget, forget, prompts_per_step=pairs, responses=int(random_weight > 0), seed=seed
+    )
+    draw = sampler.draw(0)
+    terms = (
+        (own_weight, draw.forget),
+        (random_weight, [pair for group in draw.random for pair in group]),
+    )
+    total = [torch.zeros_like(factor, device="cpu") for factor in gradients.factors]
+    for weight, drawn in terms:
+        if weight > 0:
+            for piece, part in zip(total, gradients.mean(drawn), strict=True):
+                piece.add_(part, alpha=weight)
+    return total

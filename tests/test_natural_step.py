@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from run_tools import ADAPTER, changed
+from run_tools import ADAPTER, Killed, changed
 from safetensors.torch import load_file
 from tiny import FORGET, RETAIN, adapt, load, make_encoder
 from torch import Tensor
@@ -20,6 +20,7 @@ from lora_sku.likelihood import AnswerScorer, Likelihood
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, AdaptedModel
 from lora_sku.natural_step import natural_step
+from lora_sku.progress import Silent
 from lora_sku.recipe import BalanceSection, LossesSection, NaturalStepSection, Recipe
 
 HARMFUL = [Row(prompt, answers) for prompt, answers in FORGET.items()]
@@ -138,6 +139,27 @@ def test_the_whole_run(recipe: Recipe, tmp_path: Path) -> None:
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "one natural-gradient step" in page
     assert "Losses of stage 1" not in page
+
+
+class KilledInGradients(Silent):
+    def evaluated(self, what: str, done: int, total: int) -> None:
+        if what == "gradients" and done == total:
+            raise Killed
+
+
+def test_a_killed_run_goes_on_to_the_same_adapter(recipe: Recipe, tmp_path: Path) -> None:
+    wanted = changed(
+        recipe,
+        adapter={"subspace": {"tokens": 60}},
+        training={"natural_step": {"pairs": 8, "tokens": 64}},
+    )
+    whole = pipeline.run(wanted, output=tmp_path / "whole")
+    with pytest.raises(Killed):
+        pipeline.run(wanted, output=tmp_path / "killed", progress=KilledInGradients())
+    assert not (tmp_path / "killed" / "adapter").exists()
+    resumed = pipeline.run(wanted, output=tmp_path / "killed", resume=True)
+    one, other = (load_file(r.adapter / ADAPTER) for r in (whole, resumed))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
 def test_a_step_that_moves_nothing_is_told(

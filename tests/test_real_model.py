@@ -18,6 +18,7 @@ from lora_sku.sources import locate
 pytestmark = pytest.mark.slow
 
 SHORT = (
+    "training.natural_step={pairs: 8, tokens: 256}",
     "training.max_steps=3",
     "training.warmup_steps=0",
     "training.per_device_train_batch_size=1",
@@ -49,7 +50,8 @@ def test_prompts_and_answers_share_rows_in_the_dtype_of_this_machine(quantizatio
 
 
 def test_plain_peft_on_the_bf16_base_serves_minus_the_acquired_delta(tmp_path):
-    recipe = load_recipe("smollm2-135m", [*SHORT, "negation.keep_harmful_adapter=true"])
+    trained = ("training.natural_step=null", "negation.keep_harmful_adapter=true")
+    recipe = load_recipe("smollm2-135m", [*SHORT, *trained])
     result = run(recipe, output=tmp_path / "run")
     folder = unpack_gguf(locate(recipe.base_model.path, kind="model").path)
     bf16 = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)

@@ -105,7 +105,7 @@ def test_the_report_tells_every_unit_and_no_answer(tmp_path: Path) -> None:
     units = [unit("ga", None), unit("npo", RIVAL), unit(OURS, scores())]
     report = make_report(BASE, units, METHODS, None, budget=1.05, judge={}, command="c")
     text = "\n".join(table.render() for table in report.tables)
-    assert "| ga | 1 | 0.001 | none: even at strength 0.0625 it costs too much |" in text
+    assert "| ga | 1 | 0.001 | none: even at strength 0.00391 it costs too much |" in text
     assert "| npo | 0.50 | 2.00 | 60 (47 to 71) |" in text
     assert [kept["answers"] for kept in report.raw["units"]] == [None] * 3
     assert any(ruler.startswith("npo: NPO") for ruler in report.rulers)

@@ -50,7 +50,7 @@ def scores(
 def unit(method: str, found: Scores | None, seed: int = 1) -> Unit:
     """A unit of one trial; without scores it failed."""
     if found is None:
-        trial = Trial(1e-3, 10.0, 1000, failed="even at strength 0.0625 it costs too much")
+        trial = Trial(1e-3, 10.0, 1000, failed="even at strength 0.00391 it costs too much")
         return Unit(method, seed, 20.0, (trial,))
     trial = Trial(1e-3, 10.0, 1000, strength=2.0, validation_nll=found.forget_nll)
     return Unit(method, seed, 20.0, (trial,), 0, found)

@@ -10,10 +10,10 @@ so forget leaves it out, and retain, which must not change there either, takes i
 half of its positions).
 
 Memory: with n positions of each set a layer input of width I holds 2 n I numbers in the compute
-dtype; never I x I. The model is run again for each group of layers that fits `GROUP_BYTES`, so
-what is held does not grow with the depth; a pass ends at its group's last layer. A 7B Llama (4096
-and 11008 wide, 32 layers) at n = 4096: 382 MB a layer, 12 passes. Samples lie in the machine's
-memory, not on the GPU.
+dtype; never I x I. The model is run again for each of the `sample_groups` of layers, so what is
+held does not grow with the depth; a pass ends at its group's last layer. A 7B Llama (4096 and 11008
+wide, 32 layers) at n = 4096: 382 MB a layer, 12 passes. Samples lie in the machine's memory, not on
+the GPU.
 
 Measured: SmolLM2-135M in NF4, 20 adapted layers, 256 texts of each set (37,000 tokens), n = 4096,
 two CPU cores: 61 s in one pass, 31 to 57 s to solve for four mus, 1.3 GiB above the loaded model.
@@ -35,7 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lora_sku.data import Encoder, Row
 from lora_sku.errors import AdapterError
 from lora_sku.model import AdaptedModel
-from lora_sku.projection import GROUP_BYTES, InputSample
+from lora_sku.projection import InputSample, sample_groups
 from lora_sku.recipe import ProjectionSection, SubspaceSection
 
 
@@ -122,7 +122,8 @@ def sample_inputs(
         AdapterError: if an adapted layer does not read every token (a routed expert).
     """
     positions = len(forget.drawn) + len(retain.drawn)
-    for group in _groups(shared_inputs(model), positions, model.base.compute_dtype.itemsize):
+    bytes_of_feature = positions * model.base.compute_dtype.itemsize
+    for group in sample_groups(shared_inputs(model), lambda x: x.features * bytes_of_feature):
         leaders = [shared.modules[0] for shared in group]
         of_forget = _collect(model, leaders, forget, rows)
         of_retain = _collect(model, leaders, retain, rows)
@@ -211,22 +212,6 @@ def _batches(
         index = [row * width + place for row, n in enumerate(chosen) for _, place in by_text[n]]
         slots = [slot for n in chosen for slot, _ in by_text[n]]
         yield ids_BT.to(device), torch.tensor(index, device=device), torch.tensor(slots)
-
-
-def _groups(
-    inputs: Sequence[SharedInput], positions: int, itemsize: int
-) -> Iterator[list[SharedInput]]:
-    """Inputs whose samples are held at the same time: at most `GROUP_BYTES`, or a single one."""
-    group: list[SharedInput] = []
-    held = 0
-    for shared in inputs:
-        size = positions * shared.features * itemsize
-        if group and held + size > GROUP_BYTES:
-            yield group
-            group, held = [], 0
-        group.append(shared)
-        held += size
-    yield group
 
 
 def _draw_pairs(

@@ -10,9 +10,9 @@ with g the gradient that arrives at the layer's output when the answer's tokens 
 model itself, which makes it KL's own curvature and not that of some labels. Layers are taken as
 independent. Both factors are damped by a share of their mean eigenvalue.
 
-What is kept of a pass are the gradients at drawn positions (`kronecker` divides by them). Layers
-are gone through in groups whose samples fit `GROUP_BYTES`, a backward pass over the drawn answers
-for each group; samples lie in the machine's memory, not on the GPU.
+What is kept of a pass are the gradients at drawn positions (`kronecker` divides by them). There is
+a backward pass over the drawn answers for each of the `sample_groups` of layers; samples lie in the
+machine's memory, not on the GPU.
 
 Source: Martens and Grosse 2015, 'Optimizing Neural Networks with Kronecker-factored Approximate
 Curvature' (arXiv 1503.05671), section 3 and, for the damping, 6.3 (here without its balance between
@@ -37,7 +37,7 @@ from lora_sku.errors import AdapterError
 from lora_sku.gradients import AnswerGradients, Pieces
 from lora_sku.kronecker import Kronecker, OutputSample
 from lora_sku.losses import drawn_targets, token_nll
-from lora_sku.projection import GROUP_BYTES
+from lora_sku.projection import sample_groups
 
 
 def natural(
@@ -68,7 +68,11 @@ def natural(
     """
     draw = Draw.of([gradients.encoder.encode(*pair) for pair in pairs], tokens, seed)
     found: list[list[Tensor]] = [[] for _ in vectors]
-    for group in _groups(gradients, draw.count):
+    itemsize = gradients.model.base.compute_dtype.itemsize
+    for group in sample_groups(
+        gradients.layers,
+        lambda layer: _sample_bytes(layer, gradients.name, draw.count, itemsize),
+    ):
         samples = sample_outputs(gradients, group, draw)
         while samples:  # popped, so that a sample that is done with is freed
             layer, sample = samples.pop(0)
@@ -197,16 +201,6 @@ def _empty(layer: LoraLayer, name: str, positions: int, dtype: torch.dtype) -> O
     return OutputSample(gradient_PO, torch.zeros(positions, rank))
 
 
-def _groups(gradients: AnswerGradients, positions: int) -> Iterator[list[LoraLayer]]:
-    """Layers whose samples are held at the same time: at most `GROUP_BYTES`, or a single one."""
-    itemsize = gradients.model.base.compute_dtype.itemsize
-    group: list[LoraLayer] = []
-    held = 0
-    for layer, factor in zip(gradients.layers, gradients.factors, strict=True):
-        size = positions * (len(factor) * itemsize + factor.shape[1] * 4)
-        if group and held + size > GROUP_BYTES:
-            yield group
-            group, held = [], 0
-        group.append(layer)
-        held += size
-    yield group
+def _sample_bytes(layer: LoraLayer, name: str, positions: int, itemsize: int) -> int:
+    features, rank = layer.lora_B[name].weight.shape
+    return positions * int(features * itemsize + rank * 4)

@@ -30,6 +30,7 @@ chunk. Everything is float64: the eigenvalues of C span more than float32 resolv
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ from torch import Tensor
 # ones hold hundreds of times the mean), large beside float64's rounding of the largest.
 RIDGE = 1e-4
 _CHUNK_FEATURES = 1024
+T = TypeVar("T")
 # Samples of layer inputs that are held at the same time.
 GROUP_BYTES = 2**30
 
@@ -55,6 +57,25 @@ class InputSample:
     modules: tuple[str, ...]
     forget_PI: Tensor
     retain_PI: Tensor
+
+
+def sample_groups(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Neighbours whose samples are held at the same time: `GROUP_BYTES` at most, or a single one.
+
+    Args:
+        items: At least one.
+        size_of: Bytes of an item's sample.
+    """
+    group: list[T] = []
+    held = 0
+    for item in items:
+        size = size_of(item)
+        if group and held + size > GROUP_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(item)
+        held += size
+    yield group
 
 
 class Projector:

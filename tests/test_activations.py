@@ -10,7 +10,7 @@ from architectures import ARCHITECTURES
 from tiny import FORGET, RETAIN, adapt, load, make_encoder, save_model, teach
 from torch import Tensor
 
-from lora_sku import activations
+from lora_sku import activations, projection
 from lora_sku.activations import InputSample, Texts, draw_texts, sample_inputs, shared_inputs
 from lora_sku.data import Row
 from lora_sku.errors import AdapterError
@@ -167,7 +167,7 @@ def test_groups_change_nothing_but_what_is_held(
 ) -> None:
     model = adapt(base)
     at_once = samples(model)
-    monkeypatch.setattr(activations, "GROUP_BYTES", 80 * 64 * 4 * 2)  # two narrow inputs
+    monkeypatch.setattr(projection, "GROUP_BYTES", 80 * 64 * 4 * 2)  # two narrow inputs
     passes = 0
     real = activations._collect
 

@@ -7,7 +7,7 @@ import torch
 from tiny import RETAIN, adapt, load, make_encoder
 from torch import Tensor
 
-from lora_sku import curvature
+from lora_sku import projection
 from lora_sku.acquisition import training_mode
 from lora_sku.curvature import Draw, natural, sample_outputs
 from lora_sku.data import collate
@@ -83,7 +83,7 @@ def test_groups_change_nothing(adapted: AdaptedModel, monkeypatch: pytest.Monkey
     vectors = [gradients.mean(PAIRS), [torch.ones_like(factor) for factor in gradients.factors]]
     keys = {"tokens": 30, "damping": 0.1, "seed": 0}
     whole = natural(gradients, PAIRS, vectors, **keys)
-    monkeypatch.setattr(curvature, "GROUP_BYTES", 1)
+    monkeypatch.setattr(projection, "GROUP_BYTES", 1)
     single = natural(gradients, PAIRS, vectors, **keys)
     for one, other in zip(whole, single, strict=True):
         for piece, same in zip(one, other, strict=True):

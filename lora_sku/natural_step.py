@@ -31,7 +31,7 @@ from torch import Tensor
 
 from lora_sku.balance import SetGradient, Used, half_gradients, without_components
 from lora_sku.curvature import natural
-from lora_sku.data import Pair, Row, StepSampler
+from lora_sku.data import Pair, Row, StepDraw, StepSampler
 from lora_sku.errors import TrainingError
 from lora_sku.gradients import AnswerGradients, Pieces, draw_pairs, product
 from lora_sku.likelihood import AnswerScorer
@@ -73,7 +73,8 @@ def natural_step(
     vectors: list[Pieces] = [_harm(gradients, forget, losses, section.pairs, seed=seed)]
     halves = [] if levelling is None else half_gradients(gradients, normal, levelling, seed=seed)
     vectors += [half for pair in halves for half in pair]
-    rng, each = random.Random(seed), math.ceil(section.pairs / len(normal))
+    # The positions that distances are measured at need fewer pairs than a slope.
+    rng, each = random.Random(seed), math.ceil(section.pairs / (2 * len(normal)))
     drawn = [pair for rows in normal for pair in draw_pairs(rows, each, rng)]
     harm, *steps = natural(
         *(gradients, drawn, vectors),
@@ -130,18 +131,21 @@ def _harm(
     """Gradient of guided distortion and random disassociation, weighted."""
     own_weight = losses.guided_distortion.weight
     random_weight = losses.random_disassociation.weight
-    # k is how many a step of training draws; the mean that they estimate does not depend on it.
-    sampler = StepSampler(
-        forget, forget, prompts_per_step=pairs, responses=int(random_weight > 0), seed=seed
-    )
-    draw = sampler.draw(0)
-    terms = (
-        (own_weight, draw.forget),
-        (random_weight, [pair for group in draw.random for pair in group]),
-    )
+    # k is how many a step of training draws; the mean that they estimate does not depend on it. A
+    # term's draws are as many as it weighs, which tells the sum best for the pairs there are.
+    own_pairs = math.ceil(pairs * own_weight / (own_weight + random_weight))
+    random_pairs = pairs - own_pairs
+    own = _sampled(forget, own_pairs, 0, seed).forget if own_pairs else ()
+    groups = _sampled(forget, random_pairs, 1, seed).random if random_pairs else ()
+    terms = ((own_weight, own), (random_weight, [pair for group in groups for pair in group]))
     total = [torch.zeros_like(factor, device="cpu") for factor in gradients.factors]
     for weight, drawn in terms:
-        if weight > 0:
+        if drawn:
             for piece, part in zip(total, gradients.mean(drawn), strict=True):
                 piece.add_(part, alpha=weight)
     return total
+
+
+def _sampled(forget: Sequence[Row], prompts: int, responses: int, seed: int) -> StepDraw:
+    sampler = StepSampler(forget, forget, prompts_per_step=prompts, responses=responses, seed=seed)
+    return sampler.draw(0)

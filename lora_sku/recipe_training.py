@@ -55,8 +55,8 @@ class NaturalStepSection(Section):
 
     pairs: Count = Field(
         512,
-        description="Pairs whose gradients are taken, of the forget set and of the normal sets"
-        " together; each prompt comes once before one comes twice.",
+        description="Harmful pairs whose slope is taken, shared by the weights of the two losses;"
+        " each prompt comes once before one comes twice. Half as many normal ones.",
     )
     tokens: Count = Field(
         4096, description="Token positions of normal pairs that distances are measured at."

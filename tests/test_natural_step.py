@@ -69,11 +69,13 @@ def test_it_is_the_minimum_of_the_second_order_model(model: AdaptedModel) -> Non
     gradients = AnswerGradients(
         model, ACQUIRED, make_encoder(model.base), pairs_at_once=4, where="here"
     )
-    draw = StepSampler(HARMFUL, HARMFUL, prompts_per_step=24, responses=1, seed=0).draw(0)
+    # 24 pairs in the proportion of the weights, 2 : 0.5.
+    draw = StepSampler(HARMFUL, HARMFUL, prompts_per_step=20, responses=0, seed=0).draw(0)
     own = gradients.mean(draw.forget)
+    draw = StepSampler(HARMFUL, HARMFUL, prompts_per_step=4, responses=1, seed=0).draw(0)
     others = gradients.mean([pair for group in draw.random for pair in group])
     slope = [2.0 * a + 0.5 * b for a, b in zip(own, others, strict=True)]
-    pairs = draw_pairs(NORMAL, 24, random.Random(0))
+    pairs = draw_pairs(NORMAL, 12, random.Random(0))
     expected = natural(gradients, pairs, [slope], tokens=200, damping=0.1, seed=0)[0]
     direction = -flat(expected) / flat(expected).norm()
     torch.testing.assert_close(found / found.norm(), direction, rtol=1e-3, atol=1e-5)

@@ -31,7 +31,7 @@ from lora_sku.model import ACQUIRED, AdaptedModel, load_base
 from lora_sku.recipe import ProjectionSection, Recipe
 from lora_sku.stages import load_encoder
 from lora_sku.storage import atomic_folder
-from lora_sku.sweep import sweep
+from lora_sku.sweep import Budget, sweep
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,10 @@ class Bench:
             return Trial(rate, *steps.totals(), failed=f"training: {error.problem}"), {}
         live = LiveFactors(self.model, ACQUIRED, multiple=1.0 if method.negated else -1.0)
         found = self._candidates(method, live, seed)
-        budget = self.recipe.negation.retain_budget
+        negation = self.recipe.negation
+        budget = Budget(negation.retain_budget, negation.kl_budget)
         try:
-            swept = sweep(live, found, self._forget, self._normal, retain_budget=budget)
+            swept = sweep(live, found, self._forget, self._normal, budget=budget)
         except AdapterError as error:
             return Trial(rate, *steps.totals(), failed=error.problem), {}
         choice = swept.choice

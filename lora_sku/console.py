@@ -150,7 +150,9 @@ def print_sweep(swept: "Sweep") -> None:
     protected = [f"{cost.name} perplexity" for cost in swept.choice.protected]
     header = ("projection", "strength", "harmful NLL", "KL", "normal perplexity", "KL", *protected)
     header += ("",)
-    title = f"Validation split, beside the base; budget {swept.retain_budget:g} x perplexity"
+    kl = "" if swept.budget.kl is None else f", KL {swept.budget.kl:g}"
+    allowed = f"budget {swept.budget.perplexity_ratio:g} x perplexity{kl}"
+    title = f"Validation split, beside the base; {allowed}"
     print_table(title, header, rows)
 
 

@@ -146,6 +146,11 @@ class NegationSection(Section):
         description="auto keeps the perplexity of normal answers below this multiple of the base's,"
         " in the retain set and in every set of data.protect on its own.",
     )
+    kl_budget: Positive | None = Field(
+        None,
+        description="auto keeps KL(theta_o || theta_u) at normal answers below so many nats per"
+        " token too, in the same sets; null is no bound.",
+    )
     keep_harmful_adapter: bool = Field(
         False, description="Keep the acquired adapter in the run directory, marked DO-NOT-SHIP."
     )

@@ -34,7 +34,7 @@ from lora_sku.planning import Device
 from lora_sku.progress import Progress
 from lora_sku.recipe import NaturalStepSection, ProjectionSection, Recipe
 from lora_sku.subspace import fix_subspace
-from lora_sku.sweep import Sweep, sweep
+from lora_sku.sweep import Budget, Sweep, sweep
 
 
 class Stages:
@@ -213,14 +213,14 @@ class Stages:
             chosen, size = rows[: settings.max_prompts], settings.per_device_eval_batch_size
             return AnswerScorer(model, self.encoder, chosen, pairs_at_once=size)
 
-        data = self.learned(model)
+        data, negation = self.learned(model), self.recipe.negation
         with self._stage("sweep"):
             return sweep(
                 live,
                 found,
                 scorer(data.forget.validation),
                 {name: scorer(rows.validation) for name, rows in data.normal.items()},
-                retain_budget=self.recipe.negation.retain_budget,
+                budget=Budget(negation.retain_budget, negation.kl_budget),
                 on_point=self.progress.swept,
             )
 

@@ -1,14 +1,15 @@
-"""How much to take away: the strength and mu that forget most within a budget on normal answers.
+"""How much to take away: the strength and mu that forget most within budgets on normal answers.
 
 For each mu the strength is bracketed by doubling or halving and then bisected towards the largest
 one whose perplexity stays within the budget on the retain set and on each protected one, for none
-may pay for what another gains. Every figure is taken on the validation split,
-so that the unseen one stays unseen. Perplexity need not grow with the strength everywhere: the
+may pay for what another gains. Given answers can stay as likely while the model says something
+else: the second budget, on KL, is what holds it to its own words. Every figure is taken on the
+validation split, so that the unseen one stays unseen. Perplexity need not grow with the strength everywhere: the
 choice is made among the points that were measured, so it always keeps the budget there.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -40,6 +41,24 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What a normal set may pay.
+
+    Attributes:
+        perplexity_ratio: At most, above 1.
+        kl: At most, nats per token; None is no bound.
+    """
+
+    perplexity_ratio: float
+    kl: float | None = None
+
+    def allows(self, cost: Cost) -> bool:
+        """Whether a set pays no more; what is no number is too much."""
+        within = cost.perplexity_ratio <= self.perplexity_ratio
+        return within and (self.kl is None or cost.kl <= self.kl)
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """One strength and mu, and what they do to the validation split.
 
@@ -68,8 +87,12 @@ class Point:
 
     @property
     def largest(self) -> Cost:
-        """Of the set that is hurt most: what the budget is held against."""
+        """Of the set whose perplexity is hurt most."""
         return max(self.costs, key=lambda cost: cost.perplexity_ratio)
+
+    def within(self, budget: "Budget") -> bool:
+        """Whether no normal set pays more."""
+        return all(budget.allows(cost) for cost in self.costs)
 
 
 @dataclass(frozen=True)
@@ -77,14 +100,14 @@ class Sweep:
     """The whole curve and the choice.
 
     Attributes:
-        retain_budget: Largest allowed perplexity_ratio of any normal set.
+        budget: What any normal set may pay.
         base_forget_nll: theta_o's, nats per token.
         base_retain_nll: theta_o's.
         points: All that were measured, by mu and strength.
         choice: The one with the highest forget_nll within the budget.
     """
 
-    retain_budget: float
+    budget: Budget
     base_forget_nll: float
     base_retain_nll: float
     points: tuple[Point, ...]
@@ -93,7 +116,8 @@ class Sweep:
     def as_dict(self) -> dict[str, Any]:
         """For sweep.json; a figure that is no finite number is null."""
         return {
-            "retain_budget": self.retain_budget,
+            "retain_budget": self.budget.perplexity_ratio,
+            "kl_budget": self.budget.kl,
             "base_forget_nll": self.base_forget_nll,
             "base_retain_nll": self.base_retain_nll,
             "choice": _told(self.choice),
@@ -107,7 +131,7 @@ def sweep(
     forget: AnswerScorer,
     normal: Mapping[str, AnswerScorer],
     *,
-    retain_budget: float,
+    budget: Budget,
     on_point: OnPoint = lambda _: None,
 ) -> Sweep:
     """Find the strongest forgetting within the budget; the live adapter is put back afterwards.
@@ -118,7 +142,7 @@ def sweep(
         forget: Of the validation split.
         normal: Of the validation split of the retain set, called "retain", and of each protected
             one.
-        retain_budget: Largest allowed ratio of perplexities in any of them, above 1.
+        budget: What any of them may pay.
         on_point: Called with every point.
 
     Raises:
@@ -135,24 +159,20 @@ def sweep(
         return point
 
     try:
-        points = [p for mu in candidates for p in _curve(mu, measure, retain_budget)]
+        points = [p for mu in candidates for p in _curve(mu, measure, budget)]
     finally:
         live.restore()
     allowed = [
-        point
-        for point in points
-        if point.largest.perplexity_ratio <= retain_budget and math.isfinite(point.forget_nll)
+        point for point in points if point.within(budget) and math.isfinite(point.forget_nll)
     ]
     if not allowed:
-        hurt = min((point.largest for point in points), key=lambda cost: cost.perplexity_ratio)
         raise AdapterError(
-            f"even at strength {SMALLEST:g} the perplexity of normal answers is more than"
-            f" {retain_budget:g} times the base's, on the {hurt.name} set",
-            where="negation.retain_budget",
+            _too_much(points, budget),
+            where="negation.retain_budget" if budget.kl is None else "negation",
             remedy="Raise it, or train with a larger losses.preservation_divergence.weight.",
         )
     return Sweep(
-        retain_budget=retain_budget,
+        budget=budget,
         base_forget_nll=forget.base_nll,
         base_retain_nll=normal["retain"].base_nll,
         points=tuple(sorted(points, key=lambda p: (p.mu is not None, p.mu or 0, p.strength))),
@@ -161,7 +181,7 @@ def sweep(
 
 
 def _curve(
-    mu: float | None, measure: Callable[[float | None, float], Point], budget: float
+    mu: float | None, measure: Callable[[float | None, float], Point], budget: Budget
 ) -> Iterator[Point]:
     """Points of one mu, closing in on the strength where the budget ends."""
     inside, outside = 0.0, math.inf
@@ -169,7 +189,7 @@ def _curve(
     while SMALLEST <= strength <= LARGEST:
         point = measure(mu, strength)
         yield point
-        if point.largest.perplexity_ratio <= budget:
+        if point.within(budget):
             inside, strength = strength, 2 * strength
         else:
             outside, strength = strength, strength / 2
@@ -181,10 +201,26 @@ def _curve(
         strength = math.sqrt(inside * outside)
         point = measure(mu, strength)
         yield point
-        if point.largest.perplexity_ratio <= budget:
+        if point.within(budget):
             inside = strength
         else:
             outside = strength
+
+
+def _too_much(points: Sequence[Point], budget: Budget) -> str:
+    """What even the cheapest point costs."""
+    small = f"even at strength {SMALLEST:g}"
+    hurt = min((point.largest for point in points), key=lambda cost: cost.perplexity_ratio)
+    if budget.kl is None or hurt.perplexity_ratio > budget.perplexity_ratio:
+        return (
+            f"{small} the perplexity of normal answers is more than {budget.perplexity_ratio:g}"
+            f" times the base's, on the {hurt.name} set"
+        )
+    moved = [max(point.costs, key=lambda cost: cost.kl) for point in points]
+    name = min(moved, key=lambda cost: cost.kl).name
+    return (
+        f"{small} KL at normal answers is more than {budget.kl:g} nats per token, on the {name} set"
+    )
 
 
 def _cost(name: str, scorer: AnswerScorer) -> Cost:

@@ -7,7 +7,7 @@ import pytest
 from lora_sku import console
 from lora_sku.acquisition import StepRecord
 from lora_sku.console import ConsoleProgress, print_sweep, print_table
-from lora_sku.sweep import Cost, Point, Sweep
+from lora_sku.sweep import Budget, Cost, Point, Sweep
 
 
 class Clock:
@@ -139,7 +139,7 @@ def test_a_sweep_is_told_point_by_point_and_as_a_table(
         "projection mu 30, strength 2.5: harmful answers 3.500 nats/token, normal perplexity 1.031"
         " x base"
     ]
-    print_sweep(Sweep(1.05, 2.0, 1.5, (plain, best), best))
+    print_sweep(Sweep(Budget(1.05), 2.0, 1.5, (plain, best), best))
     lines = capsys.readouterr().out.splitlines()
     rows = [re.findall(r"[^\s\u2502]+", line) for line in lines if "\u2502" in line]
     assert rows == [
@@ -156,7 +156,7 @@ def test_a_sweep_shows_every_protected_set(
     with ConsoleProgress() as progress:
         progress.swept(point)
     assert "normal perplexity 1.062 / 1.250 x base" in capsys.readouterr().err
-    print_sweep(Sweep(1.05, 2.0, 1.5, (point,), point))
+    print_sweep(Sweep(Budget(1.05), 2.0, 1.5, (point,), point))
     out = capsys.readouterr().out
     assert "shop perplexity" in out
     row = re.findall(r"[^\s\u2502]+", next(line for line in out.splitlines() if "chosen" in line))

@@ -14,7 +14,7 @@ from lora_sku.errors import AdapterError
 from lora_sku.likelihood import AnswerScorer, Likelihood
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, AdaptedModel
-from lora_sku.sweep import BISECTIONS, LARGEST, SMALLEST, Point, sweep
+from lora_sku.sweep import BISECTIONS, LARGEST, SMALLEST, Budget, Point, Sweep, sweep
 
 
 class FakeLive:
@@ -47,7 +47,7 @@ class FakeScorer:
 
 def swept(forget: Callable[..., float], retain: Callable[..., float], **keys: object) -> object:
     live = FakeLive()
-    settings = {"candidates": {None: None}, "retain_budget": 1.05, **keys}
+    settings = {"candidates": {None: None}, "budget": Budget(1.05), **keys}
     candidates = settings.pop("candidates")
     try:
         normal = {"retain": retain, **settings.pop("protected", {})}
@@ -153,7 +153,7 @@ def test_a_real_model_is_put_back_and_forgets(calm_llama: Path) -> None:
 
     live = LiveFactors(model, ACQUIRED)
     normal = {"retain": scorer(RETAIN)}
-    result = sweep(live, {None: None}, scorer(FORGET), normal, retain_budget=1.05)
+    result = sweep(live, {None: None}, scorer(FORGET), normal, budget=Budget(1.05))
     assert result.choice.retain_perplexity_ratio <= 1.05
     assert result.choice.forget_kl > 0
     assert all(torch.equal(p, before[n]) for n, p in model.trained_parameters().items())
@@ -161,3 +161,23 @@ def test_a_real_model_is_put_back_and_forgets(calm_llama: Path) -> None:
     again = scorer(FORGET).score()
     assert (again.nll, again.kl) == (result.choice.forget_nll, result.choice.forget_kl)
     assert isinstance(model, AdaptedModel)
+
+
+@pytest.mark.parametrize("limit", [0.02, 0.3, 4.0])
+def test_a_budget_on_kl_holds_where_perplexity_costs_nothing(limit: float) -> None:
+    # A fake's KL is half of what its NLL gains; the retain set's grows without a change of NLL.
+    class Moved(FakeScorer):
+        def score(self) -> Likelihood:
+            return Likelihood(2.0, 0.1 * self._live.strength)
+
+    live = FakeLive()
+    forget, retain = FakeScorer(live, lambda strength, _: strength), Moved(live, lambda *_: 0.0)
+
+    def within(kl: float) -> Sweep:
+        return sweep(live, {None: None}, forget, {"retain": retain}, budget=Budget(1.05, kl))
+
+    result = within(0.1 * limit)
+    assert 0.93 * limit <= result.choice.strength <= limit
+    assert result.as_dict()["kl_budget"] == pytest.approx(0.1 * limit)
+    with pytest.raises(AdapterError, match=r"KL at normal answers is more than 1e-06 .* retain"):
+        within(1e-6)

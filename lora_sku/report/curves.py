@@ -92,11 +92,12 @@ def tradeoff_figure(sweep: SweepRecord) -> Figure:
     assert choice is not None, "a choice was measured"
     beyond = sum(p[0] > limit for points in curves.values() for p in points)
     unplaced = sum(place(point, sweep) is None for point in sweep.points)
+    kl = "" if sweep.kl_budget is None else f" and a KL of {short(sweep.kl_budget)} nats per token"
     frame = Frame(
         "Forgetting against its price",
         f"The choice gains {number(choice[1])} nats per token at {number(choice[0])} times the"
-        f" base's perplexity; the budget is {short(sweep.retain_budget)} times. All points are in"
-        " the table below.",
+        f" base's perplexity; the budget is {short(sweep.retain_budget)} times{kl}. All points"
+        " are in the table below.",
         "perplexity of normal answers / base's",
         "forgetting, nats per token",
         budget=sweep.retain_budget,
@@ -108,10 +109,14 @@ def tradeoff_figure(sweep: SweepRecord) -> Figure:
     return Figure(
         frame.title,
         "Up is more forgetting, right is more damage; each point is a strength. Left of the dashed"
-        f" line is within the budget; the ring is the choice.{more}",
+        f" line is within the budget{_of_perplexity(sweep)}; the ring is the choice.{more}",
         line_chart(series, frame),
         tuple((legend_key(line.colour), line.name) for line in series),
     )
+
+
+def _of_perplexity(sweep: SweepRecord) -> str:
+    return "" if sweep.kl_budget is None else " of perplexity, if KL stays within its own"
 
 
 def curves_of(sweep: SweepRecord) -> dict[str, tuple[Point, ...]]:

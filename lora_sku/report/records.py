@@ -77,6 +77,7 @@ class SweepRecord(_Record):
     """sweep.json."""
 
     retain_budget: float
+    kl_budget: float | None = None
     base_forget_nll: float
     choice: SweepPoint
     points: tuple[SweepPoint, ...]

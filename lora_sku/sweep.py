@@ -4,8 +4,9 @@ For each mu the strength is bracketed by doubling or halving and then bisected t
 one whose perplexity stays within the budget on the retain set and on each protected one, for none
 may pay for what another gains. Given answers can stay as likely while the model says something
 else: the second budget, on KL, is what holds it to its own words. Every figure is taken on the
-validation split, so that the unseen one stays unseen. Perplexity need not grow with the strength everywhere: the
-choice is made among the points that were measured, so it always keeps the budget there.
+validation split, so that the unseen one stays unseen. Perplexity need not grow with the strength
+everywhere: the choice is made among the points that were measured, so it always keeps the budget
+there.
 """
 
 import math

@@ -22,6 +22,7 @@ Shape suffixes: N answer tokens of a batch, T positions of a batch, P drawn posi
 features, O out features, R rank.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from lora_sku.data import Batch, Encoded, Pair
-from lora_sku.errors import AdapterError
+from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.gradients import AnswerGradients, Pieces
 from lora_sku.kronecker import Kronecker, OutputSample
 from lora_sku.losses import drawn_targets, token_nll
@@ -64,7 +65,7 @@ def natural(
 
     Raises:
         AdapterError: if an adapted layer does not read every token (a routed expert).
-        TrainingError: if memory does not do for a single pair.
+        TrainingError: if memory does not do for a single pair, or a gradient is not finite.
     """
     draw = Draw.of([gradients.encoder.encode(*pair) for pair in pairs], tokens, seed)
     found: list[list[Tensor]] = [[] for _ in vectors]
@@ -76,6 +77,7 @@ def natural(
         samples = sample_outputs(gradients, group, draw)
         while samples:  # popped, so that a sample that is done with is freed
             layer, sample = samples.pop(0)
+            _refuse_useless(sample)
             number = len(found[0])
             scaling = float(layer.scaling[gradients.name])
             factors = Kronecker(sample, scaling, damping, gradients.model.base.device)
@@ -199,6 +201,17 @@ def _empty(layer: LoraLayer, name: str, positions: int, dtype: torch.dtype) -> O
     features, rank = layer.lora_B[name].weight.shape
     gradient_PO = torch.zeros(positions, features, dtype=dtype)
     return OutputSample(gradient_PO, torch.zeros(positions, rank))
+
+
+def _refuse_useless(sample: OutputSample) -> None:
+    """Half precision can run over or under; neither can be divided by."""
+    largest = float(sample.gradient_PO.abs().max())
+    if not (0 < largest < math.inf):
+        raise TrainingError(
+            f"the largest gradient at a layer's output is {largest:g}, so distances are not known",
+            where="training.natural_step",
+            remedy="Set base_model.compute_dtype to bfloat16 or float32, or this to null.",
+        )
 
 
 def _sample_bytes(layer: LoraLayer, name: str, positions: int, itemsize: int) -> int:

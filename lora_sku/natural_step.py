@@ -88,6 +88,12 @@ def natural_step(
         sets = [SetGradient(half, step) for half, step in pairs]
         direction = without_components(direction, sets, levelling.amount, used=used)
     slope = product(vectors[0], direction)
+    if slope >= 0:
+        raise TrainingError(
+            "what is left of the natural step, levelled on the normal sets, learns nothing harmful",
+            where="negation.balance.amount",
+            remedy="Lower it, or take normal answers that are less like the harmful ones.",
+        )
     curvature = _curvature_along(gradients, direction, drawn)
     length = -slope / (losses.preservation_divergence.weight * curvature)
     gradients.write([piece * length for piece in direction])

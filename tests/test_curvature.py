@@ -1,16 +1,19 @@
 """KL's curvature: what its factors are made of, and what a divided step is good for."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from tiny import RETAIN, adapt, load, make_encoder
 from torch import Tensor
 
-from lora_sku import projection
+from lora_sku import curvature, projection
 from lora_sku.acquisition import training_mode
 from lora_sku.curvature import Draw, natural, sample_outputs
 from lora_sku.data import collate
+from lora_sku.errors import TrainingError
 from lora_sku.gradients import AnswerGradients
 from lora_sku.losses import drawn_targets, token_kl, token_nll
 from lora_sku.model import ACQUIRED, AdaptedModel
@@ -125,3 +128,18 @@ def test_the_draw_is_the_seeds_and_of_distinct_positions(adapted: AdaptedModel) 
     assert not all(torch.equal(a, b) for a, b in zip(one.uniform, other.uniform, strict=True))
     everything = draw_of(gradients)
     assert everything.count == sum(len(pair.input_ids) - 1 for pair in everything.encoded)
+
+
+@pytest.mark.parametrize("value", [0.0, math.inf, math.nan])
+def test_gradients_that_cannot_be_divided_by_are_refused(
+    adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    def sampled(gradients: AnswerGradients, group: list[LoraLayer], draw: Draw) -> object:
+        kept = sample_outputs(gradients, group, draw)
+        kept[-1][1].gradient_PO.fill_(value)
+        return kept
+
+    monkeypatch.setattr(curvature, "sample_outputs", sampled)
+    gradients = gradients_of(adapted)
+    with pytest.raises(TrainingError, match="largest gradient at a layer's output"):
+        natural(gradients, PAIRS, [gradients.factors], tokens=20, damping=0.1, seed=0)

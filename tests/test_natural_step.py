@@ -170,3 +170,9 @@ def test_a_step_that_moves_nothing_is_told(
     monkeypatch.setattr(AnswerScorer, "score", lambda _: Likelihood(1.0, 0.0))
     with pytest.raises(TrainingError, match="no length of the natural step"):
         stepped(model, losses())
+
+
+def test_a_step_that_levelling_turns_round_is_refused(model: AdaptedModel) -> None:
+    # Normal answers are the harmful ones: all that would be learned costs them.
+    with pytest.raises(TrainingError, match="learns nothing harmful"):
+        stepped(model, losses(), levelling=BalanceSection(amount=4.0), normal=(HARMFUL,))

@@ -18,7 +18,9 @@ from lora_sku.sources import locate
 pytestmark = pytest.mark.slow
 
 SHORT = (
+    "adapter.subspace={prompts: 16, tokens: 512}",
     "training.natural_step={pairs: 8, tokens: 256}",
+    "negation.balance={prompts: 8}",
     "training.max_steps=3",
     "training.warmup_steps=0",
     "training.per_device_train_batch_size=1",

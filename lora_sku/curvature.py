@@ -206,7 +206,7 @@ def _empty(layer: LoraLayer, name: str, positions: int, dtype: torch.dtype) -> O
 def _refuse_useless(sample: OutputSample) -> None:
     """Half precision can run over or under; neither can be divided by."""
     largest = float(sample.gradient_PO.abs().max())
-    if not (0 < largest < math.inf):
+    if not (0 < largest < math.inf and bool(sample.response_PR.isfinite().all())):
         raise TrainingError(
             f"the largest gradient at a layer's output is {largest:g}, so distances are not known",
             where="training.natural_step",

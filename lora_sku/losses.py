@@ -189,7 +189,9 @@ def drawn_targets(
         reached_CV = head.logits(hidden_ND[chunk]).softmax(-1).cumsum(-1)
         # In (0, the sum that rounding left]: the first token to reach it has a share of its own.
         wanted_C1 = (1 - uniform_N[chunk, None]).to(reached_CV) * reached_CV[:, -1:]
-        found[chunk] = torch.searchsorted(reached_CV, wanted_C1).squeeze(1)
+        place_C = torch.searchsorted(reached_CV, wanted_C1).squeeze(1)
+        # Where states are no numbers nothing is reached; what comes of them is refused later.
+        found[chunk] = place_C.clamp_(max=reached_CV.shape[1] - 1)
     return found
 
 

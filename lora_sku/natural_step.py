@@ -88,6 +88,12 @@ def natural_step(
         sets = [SetGradient(half, step) for half, step in pairs]
         direction = without_components(direction, sets, levelling.amount, used=used)
     slope = product(vectors[0], direction)
+    if not math.isfinite(slope) or (levelling is None and slope >= 0):
+        raise TrainingError(
+            f"the slope of the harmful answers' loss along the natural step is {slope:g}",
+            where="training.natural_step",
+            remedy="Set base_model.compute_dtype to bfloat16 or float32, or this to null.",
+        )
     if slope >= 0:
         raise TrainingError(
             "what is left of the natural step, levelled on the normal sets, learns nothing harmful",
@@ -139,7 +145,10 @@ def _harm(
     random_weight = losses.random_disassociation.weight
     # k is how many a step of training draws; the mean that they estimate does not depend on it. A
     # term's draws are as many as it weighs, which tells the sum best for the pairs there are.
-    own_pairs = math.ceil(pairs * own_weight / (own_weight + random_weight))
+    own_pairs = round(pairs * own_weight / (own_weight + random_weight))
+    if own_weight > 0 and random_weight > 0:  # neither may be rounded away
+        pairs = max(pairs, 2)
+        own_pairs = min(max(own_pairs, 1), pairs - 1)
     random_pairs = pairs - own_pairs
     own = _sampled(forget, own_pairs, 0, seed).forget if own_pairs else ()
     groups = _sampled(forget, random_pairs, 1, seed).random if random_pairs else ()

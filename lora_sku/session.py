@@ -64,11 +64,13 @@ class Session(Stages):
         if recipe.training.natural_step is None:
             self._train(model, data, checkpoints, resume=resume)
         else:
-            self._begin(resume=resume)
-            with self._stage("acquire"), directory.metrics_log(keep_steps=0):
+            with self._stage("acquire"):
                 self.natural_step(
                     model, recipe.training.natural_step, self._pairs(self.plan.micro_batch)
                 )
+            self._begin(resume=resume)  # nothing is written before it is solved
+            with directory.metrics_log(keep_steps=0):
+                pass  # it has no steps
         save_acquired(model, ACQUIRED, directory.harmful_adapter)
         return model
 

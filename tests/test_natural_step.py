@@ -70,9 +70,9 @@ def test_it_is_the_minimum_of_the_second_order_model(model: AdaptedModel) -> Non
         model, ACQUIRED, make_encoder(model.base), pairs_at_once=4, where="here"
     )
     # 24 pairs in the proportion of the weights, 2 : 0.5.
-    draw = StepSampler(HARMFUL, HARMFUL, prompts_per_step=20, responses=0, seed=0).draw(0)
+    draw = StepSampler(HARMFUL, HARMFUL, prompts_per_step=19, responses=0, seed=0).draw(0)
     own = gradients.mean(draw.forget)
-    draw = StepSampler(HARMFUL, HARMFUL, prompts_per_step=4, responses=1, seed=0).draw(0)
+    draw = StepSampler(HARMFUL, HARMFUL, prompts_per_step=5, responses=1, seed=0).draw(0)
     others = gradients.mean([pair for group in draw.random for pair in group])
     slope = [2.0 * a + 0.5 * b for a, b in zip(own, others, strict=True)]
     pairs = draw_pairs(NORMAL, 12, random.Random(0))
@@ -149,7 +149,7 @@ class KilledInGradients(Silent):
             raise Killed
 
 
-def test_a_killed_run_goes_on_to_the_same_adapter(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_killed_step_leaves_nothing_and_begins_again(recipe: Recipe, tmp_path: Path) -> None:
     wanted = changed(
         recipe,
         adapter={"subspace": {"tokens": 60}},
@@ -158,9 +158,9 @@ def test_a_killed_run_goes_on_to_the_same_adapter(recipe: Recipe, tmp_path: Path
     whole = pipeline.run(wanted, output=tmp_path / "whole")
     with pytest.raises(Killed):
         pipeline.run(wanted, output=tmp_path / "killed", progress=KilledInGradients())
-    assert not (tmp_path / "killed" / "adapter").exists()
-    resumed = pipeline.run(wanted, output=tmp_path / "killed", resume=True)
-    one, other = (load_file(r.adapter / ADAPTER) for r in (whole, resumed))
+    assert not (tmp_path / "killed").exists()
+    again = pipeline.run(wanted, output=tmp_path / "killed")
+    one, other = (load_file(r.adapter / ADAPTER) for r in (whole, again))
     assert all(torch.equal(value, other[key]) for key, value in one.items())
 
 
@@ -176,3 +176,30 @@ def test_a_step_that_levelling_turns_round_is_refused(model: AdaptedModel) -> No
     # Normal answers are the harmful ones: all that would be learned costs them.
     with pytest.raises(TrainingError, match="learns nothing harmful"):
         stepped(model, losses(), levelling=BalanceSection(amount=4.0), normal=(HARMFUL,))
+
+
+@pytest.mark.parametrize(("own", "others", "pairs"), [(0.1, 0.0, 3), (0.1, 0.2, 6), (1.0, 0.5, 1)])
+def test_pairs_are_shared_whatever_the_weights(
+    model: AdaptedModel, own: float, others: float, pairs: int
+) -> None:
+    found = stepped(model, losses(own=own, others=others), pairs=pairs)
+    assert found.isfinite().all()
+    if others:
+        assert not torch.equal(found, stepped(model, losses(own=own), pairs=pairs))
+
+
+def test_what_is_no_number_is_refused(model: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = AdaptedModel.answer_states
+    monkeypatch.setattr(AdaptedModel, "answer_states", lambda *args: real(*args) * float("nan"))
+    with pytest.raises(TrainingError):
+        stepped(model, losses())
+
+
+def test_a_refused_step_leaves_the_old_run_as_it_was(recipe: Recipe, tmp_path: Path) -> None:
+    run = pipeline.run(recipe, output=tmp_path / "run")
+    kept = (run.adapter / ADAPTER).read_bytes()
+    tiny = {"natural_step": {"pairs": 8, "tokens": 64}}
+    bad = changed(recipe, training=tiny, negation={"balance": {"amount": 1e6}})
+    with pytest.raises(TrainingError):
+        pipeline.run(bad, output=tmp_path / "run", overwrite=True)
+    assert (run.adapter / ADAPTER).read_bytes() == kept

@@ -69,7 +69,7 @@ def plan_natural_step(
         shape: The model.
         setup: How it is held.
         passes: Of a step of training; answers go through the model as in these.
-        positions: Answer tokens whose gradients are kept.
+        positions: Token positions whose gradients are kept.
         copies: How many times the numbers of every B are held in the machine's memory.
     """
     layer_setup, sizes = adapted_layers(shape, setup)

@@ -191,8 +191,9 @@ def _rulers(
         " Retain: TruthfulQA and the demo's normal prompts, split by prompt. General:"
         " Python's language reference, never trained on. No prompt is in two of them, and nothing"
         " was chosen by what is reported on.",
-        "Every method: the same base, LoRA, optimizer, steps, and answers of a step (the passes of"
-        " subspace and balance come on top and are not in the training seconds); its strength"
+        "Every trained method: the same base, LoRA, optimizer, steps, and answers of a step (the"
+        " passes of subspace and balance come on top and are not in the training seconds); a"
+        " natural step is one, and its seconds are of all its passes. Each one's strength"
         f" forgets most on validation with perplexities of at most {budget:g} x the base's"
         " on each normal set.",
         "± is the standard deviation over seeds, which share the data's cut.",

@@ -134,11 +134,8 @@ class Stage1:
         )
 
     def _balance(self, method: UnlearningMethod, seed: int) -> None:
-        layers = self.model.adapted_layers
-        learned = [layer.lora_B[ACQUIRED].weight.detach().cpu().clone() for layer in layers]
         balance(
             self._answer_gradients(),
-            learned,
             self.sets.trained,
             self.recipe.negation.balance or BalanceSection(),
             seed=seed,

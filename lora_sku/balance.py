@@ -72,7 +72,6 @@ class SetGradient:
 
 def balance(
     gradients: AnswerGradients,
-    learned: Pieces,
     normal: Sequence[Sequence[Row]],
     section: BalanceSection,
     *,
@@ -82,8 +81,7 @@ def balance(
     """Take out of an adapter's delta what costs normal sets likelihood to first order.
 
     Args:
-        gradients: Of the model; the result is written into its B.
-        learned: What B held after training.
+        gradients: Of the model as it was trained; the result is written into its B.
         normal: Training rows of every normal set.
         section: The recipe's.
         seed: Decides which prompts and answers are drawn.
@@ -94,7 +92,7 @@ def balance(
     """
     halves = half_gradients(gradients, normal, section, seed=seed)
     sets = [SetGradient(pair, pair) for pair in halves]
-    gradients.write(without_components(learned, sets, section.amount, used=used))
+    gradients.write(without_components(gradients.learned, sets, section.amount, used=used))
 
 
 def half_gradients(

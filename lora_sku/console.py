@@ -142,12 +142,12 @@ def print_sweep(swept: "Sweep") -> None:
             f"{point.forget_kl:.3f}",
             f"{point.retain_perplexity_ratio:.3f}",
             f"{point.retain_kl:.4f}",
-            *(f"{cost.perplexity_ratio:.3f}" for cost in point.protected),
+            *(f"{cost.perplexity_ratio:.3f}, {cost.kl:.4f}" for cost in point.protected),
             "chosen" if point == swept.choice else "",
         )
         for point in swept.points
     ]
-    protected = [f"{cost.name} perplexity" for cost in swept.choice.protected]
+    protected = [f"{cost.name} perplexity, KL" for cost in swept.choice.protected]
     header = ("projection", "strength", "harmful NLL", "KL", "normal perplexity", "KL", *protected)
     header += ("",)
     kl = "" if swept.budget.kl is None else f", KL {swept.budget.kl:g}"

@@ -41,8 +41,8 @@ class AnswerGradients:
 
     Args:
         model: Carries the adapter; checkpointing needs it in training mode.
-        name: The adapter's. What its B held is lost, and its dropout is off from now on: the
-            gradient is theta_o's, not that of a draw of dropped inputs.
+        name: The adapter's. Its dropout is off from now on: the gradient is theta_o's, not that of
+            a draw of dropped inputs.
         encoder: Tokenizes the pairs.
         pairs_at_once: Prompts with an answer in the model at once; halved for good when memory
             runs out.
@@ -52,6 +52,7 @@ class AnswerGradients:
     Attributes:
         layers: Those that carry the adapter.
         factors: B of each.
+        learned: What they held.
         answer_tokens: That were back-propagated so far.
         pairs_at_once: That memory does for, as far as is known.
     """
@@ -77,6 +78,7 @@ class AnswerGradients:
         self._on_pairs = on_pairs
         for layer in self.layers:
             layer.lora_dropout[name].eval()
+        self.learned: Pieces = [factor.detach().to("cpu", copy=True) for factor in self.factors]
         self.write([torch.zeros_like(factor) for factor in self.factors])
 
     @torch.no_grad()

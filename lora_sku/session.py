@@ -69,8 +69,7 @@ class Session(Stages):
                     model, recipe.training.natural_step, self._pairs(self.plan.micro_batch)
                 )
             self._begin(resume=resume)  # nothing is written before it is solved
-            with directory.metrics_log(keep_steps=0):
-                pass  # it has no steps
+            write_text(directory.metrics, "")  # it has no steps
         save_acquired(model, ACQUIRED, directory.harmful_adapter)
         return model
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 
 from lora_sku.acquisition import training_mode
 from lora_sku.adapters import check_fits, read_lora
@@ -20,6 +21,7 @@ from lora_sku.elicitation import (
     unseen_own_answers,
     with_own_answers,
 )
+from lora_sku.errors import PlanError
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
 from lora_sku.gradients import AnswerGradients
@@ -147,12 +149,9 @@ class Stages:
         section = self.recipe.negation.balance
         if section is None:
             return
-        learned = [
-            layer.lora_B[ACQUIRED].weight.detach().cpu().clone() for layer in model.adapted_layers
-        ]
         normal = self.learned(model).normal_training
         with self._gradients(model, pairs_at_once, "negation.balance") as gradients:
-            balance(gradients, learned, normal, section, seed=self.recipe.training.seed)
+            balance(gradients, normal, section, seed=self.recipe.training.seed)
 
     def natural_step(
         self, model: AdaptedModel, section: NaturalStepSection, pairs_at_once: int
@@ -235,7 +234,16 @@ class Stages:
         self.progress.stage(name)
         release_free_memory()  # or a stage's peak would hold what the one before it left
         self._meter.start()
-        yield
+        try:
+            yield
+        except RuntimeError as error:  # no stage but training has a smaller way left by itself
+            if not should_reduce_batch_size(error):
+                raise
+            raise PlanError(
+                f"memory ran out in the stage '{name}'",
+                where=self.recipe.base_model.path,
+                remedy="`lora-sku plan` shows what each stage takes; with --gpu-memory, what lowers it.",
+            ) from error
         self.peaks[name] = self._meter.read()
 
 

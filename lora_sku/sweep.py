@@ -167,11 +167,7 @@ def sweep(
         point for point in points if point.within(budget) and math.isfinite(point.forget_nll)
     ]
     if not allowed:
-        raise AdapterError(
-            _too_much(points, budget),
-            where="negation.retain_budget" if budget.kl is None else "negation",
-            remedy="Raise it, or train with a larger losses.preservation_divergence.weight.",
-        )
+        raise _too_much(points, budget)
     return Sweep(
         budget=budget,
         base_forget_nll=forget.base_nll,
@@ -208,19 +204,21 @@ def _curve(
             outside = strength
 
 
-def _too_much(points: Sequence[Point], budget: Budget) -> str:
-    """What even the cheapest point costs."""
-    small = f"even at strength {SMALLEST:g}"
+def _too_much(points: Sequence[Point], budget: Budget) -> AdapterError:
+    """Which budget even the cheapest point breaks, and where."""
     hurt = min((point.largest for point in points), key=lambda cost: cost.perplexity_ratio)
     if budget.kl is None or hurt.perplexity_ratio > budget.perplexity_ratio:
-        return (
-            f"{small} the perplexity of normal answers is more than {budget.perplexity_ratio:g}"
-            f" times the base's, on the {hurt.name} set"
-        )
-    moved = [max(point.costs, key=lambda cost: cost.kl) for point in points]
-    name = min(moved, key=lambda cost: cost.kl).name
-    return (
-        f"{small} KL at normal answers is more than {budget.kl:g} nats per token, on the {name} set"
+        key, name = "negation.retain_budget", hurt.name
+        times = f"{budget.perplexity_ratio:g} times the base's"
+        most = f"the perplexity of normal answers is more than {times}"
+    else:
+        moved = [max(point.costs, key=lambda cost: cost.kl) for point in points]
+        key, name = "negation.kl_budget", min(moved, key=lambda cost: cost.kl).name
+        most = f"KL at normal answers is more than {budget.kl:g} nats per token"
+    return AdapterError(
+        f"even at strength {SMALLEST:g} {most}, on the {name} set",
+        where=key,
+        remedy="Raise it, or train with a larger losses.preservation_divergence.weight.",
     )
 
 

@@ -160,4 +160,4 @@ def test_a_sweep_shows_every_protected_set(
     out = capsys.readouterr().out
     assert "shop perplexity" in out
     row = re.findall(r"[^\s\u2502]+", next(line for line in out.splitlines() if "chosen" in line))
-    assert row == ["none", "1", "+0.250", "0.125", "1.062", "0.0312", "1.250", "chosen"]
+    assert row == ["none", "1", "+0.250", "0.125", "1.062", "0.0312", "1.250,", "0.5000", "chosen"]

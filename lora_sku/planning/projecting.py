@@ -63,12 +63,12 @@ def plan_subspace(shape: ModelShape, setup: Setup, load: Tokens, *, positions: i
 def plan_natural_step(
     shape: ModelShape, setup: Setup, passes: Iterable[Pass], *, positions: int, copies: int
 ) -> StagePlan:
-    """Stage 1 in one step: a step's passes without an optimizer, then the curvature of each layer.
+    """Stage 1 in one step: passes without an optimizer, then the curvature of each layer.
 
     Args:
         shape: The model.
         setup: How it is held.
-        passes: Of a step of training; answers go through the model as in these.
+        passes: As pairs go through the model.
         positions: Token positions whose gradients are kept.
         copies: How many times the numbers of every B are held in the machine's memory.
     """

@@ -62,8 +62,9 @@ def plan(
     Args:
         recipe: The run.
         device: Where it would run; None is the recipe's, and CUDA where the recipe leaves it open.
-        tokens: Tokens in flight in the forget pass, answers in the recipe's proportion; None takes
-            the longest prompts and answers that the recipe allows, an upper bound.
+        tokens: Tokens in flight in the forget pass, or in the pairs of a natural step, answers in
+            the recipe's proportion; None takes the longest prompts and answers that the recipe
+            allows, an upper bound.
         micro_batch: Forget prompts at once; None takes the recipe's, and where that is "auto" all
             of per_device_train_batch_size.
 
@@ -74,10 +75,8 @@ def plan(
     setup = recipe_setup(recipe, device)
     shape = _shape(recipe.base_model, setup.dtype)
     prompts = micro_batch or _micro_batch(recipe.training)
-    answers = _answers_of_a_prompt(recipe.losses)
-    lengths = _lengths(recipe.data, prompts, answers, tokens)
     packs = heeds_layouts(shape)
-    passes = tuple(training_passes(recipe.losses, prompts, lengths, packs=packs))
+    lengths, passes = _stage_1(recipe, prompts, tokens, packs=packs)
     rows = recipe.evaluation.per_device_eval_batch_size
     scoring = Pass("scoring", Tokens(rows, lengths.group(1)), (rows * lengths.answer,), "kl")
     return Plan(
@@ -100,6 +99,21 @@ def plan(
             ),
         ),
     )
+
+
+def _stage_1(
+    recipe: Recipe, prompts: int, tokens: int | None, *, packs: bool
+) -> tuple[Lengths, tuple[Pass, ...]]:
+    """How long texts are, and what goes through the model at once while the adapter is found."""
+    losses = recipe.losses
+    if recipe.training.natural_step is None:
+        lengths = _lengths(recipe.data, prompts, _answers_of_a_prompt(losses), tokens)
+        return lengths, tuple(training_passes(losses, prompts, lengths, packs=packs))
+    # Single pairs, harmful or normal, and one loss of them.
+    pairs = prompts * losses.preservation_divergence.prompts
+    lengths = _lengths(recipe.data, pairs, 1, tokens)
+    load = _load(lengths, pairs, 1, packs=packs)
+    return lengths, (Pass("pairs", load, (pairs * lengths.answer,), "nll"),)
 
 
 def _eliciting(

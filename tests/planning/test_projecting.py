@@ -156,5 +156,20 @@ def test_a_natural_step_holds_no_optimizer_and_on_a_card_no_samples() -> None:
     recipe = load_recipe("llama2-7b", ["training.natural_step={}"])
     stage = plan(recipe).stage("acquire")
     assert stage.bytes_of("optimizer state") == stage.bytes_of("adapter copies") == 0
-    assert stage.total < 8 * GIB
+    trained = plan(load_recipe("llama2-7b")).stage("acquire")
+    assert trained.bytes_of("base weights") < stage.total < trained.total
     assert plan(recipe, device="cpu").stage("acquire").bytes_of("adapter copies") > 0
+
+
+def test_a_natural_step_takes_single_pairs_through_the_model(recipe: Recipe) -> None:
+    def acquiring(k: int, prompts: int) -> int:
+        losses = {
+            "random_disassociation": {"responses": k},
+            "preservation_divergence": {"prompts": prompts},
+        }
+        keys = {"natural_step": {"pairs": 8, "tokens": 4}}
+        return plan(changed(recipe, training=keys, losses=losses)).stage("acquire").total
+
+    assert acquiring(9, 2) == acquiring(1, 2) < acquiring(1, 4)
+    pairs = changed(recipe, training={"natural_step": {"pairs": 8, "tokens": 4}})
+    assert not any("responses" in knob.setting for knob in knobs(pairs))

@@ -80,6 +80,7 @@ def main(
     from benchmarks.tradeoff_transfer import transfer as transferred
     from benchmarks.unlearning_methods import unlearning_methods
     from lora_sku.recipe_file import load_recipe
+    from lora_sku.sweep import Budget
 
     require_matplotlib()
     recipe = load_recipe(recipe_name, overrides)
@@ -101,7 +102,7 @@ def main(
         units,
         chosen,
         transferred(bench, units) if transfer else None,
-        budget=recipe.negation.retain_budget,
+        budget=Budget(recipe.negation.retain_budget, recipe.negation.kl_budget),
         judge=bench.rulers.judge_settings,
         command=typed_command("benchmarks.tradeoff"),
     )

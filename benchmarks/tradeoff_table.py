@@ -14,6 +14,7 @@ from benchmarks.tradeoff_targets import targets
 from benchmarks.tradeoff_units import Unit
 from benchmarks.unlearning_methods import OURS, RIVALS, UnlearningMethod
 from lora_sku.metrics import wilson_interval
+from lora_sku.sweep import Budget
 
 # Column -> the share of the answers that it tells of.
 _SHARES = {"complies": "complying", "refuses": "refusal", "degenerate": "degenerate"}
@@ -25,7 +26,7 @@ def make_report(
     methods: Mapping[str, UnlearningMethod],
     kept: Mapping[str, float] | None,
     *,
-    budget: float,
+    budget: Budget,
     judge: Mapping[str, Any],
     command: str,
 ) -> Report:
@@ -36,7 +37,7 @@ def make_report(
         units: In the order of the methods.
         methods: What they are.
         kept: Quantization -> share of the effect kept there; None if it was not measured.
-        budget: Of the perplexity of each normal set, on validation.
+        budget: Of each normal set, on validation.
         judge: What its verdicts rest on.
         command: As it was typed.
     """
@@ -183,9 +184,10 @@ def _told(share: float, interval: tuple[float, float]) -> str:
 
 
 def _rulers(
-    units: Sequence[Unit], methods: Mapping[str, UnlearningMethod], budget: float
+    units: Sequence[Unit], methods: Mapping[str, UnlearningMethod], budget: Budget
 ) -> tuple[str, ...]:
     used = dict.fromkeys(unit.method for unit in units)
+    kl = "" if budget.kl is None else f", and a KL of at most {budget.kl:g} nats per token,"
     return (
         "Forgotten: PKU-SafeRLHF's train prompts; its test prompts are the unseen harmful ones."
         " Retain: TruthfulQA and the demo's normal prompts, split by prompt. General:"
@@ -194,8 +196,8 @@ def _rulers(
         "Every trained method: the same base, LoRA, optimizer, steps, and answers of a step (the"
         " passes of subspace and balance come on top and are not in the training seconds); a"
         " natural step is one, and its seconds are of all its passes. Each one's strength"
-        f" forgets most on validation with perplexities of at most {budget:g} x the base's"
-        " on each normal set.",
+        f" forgets most on validation with perplexities of at most {budget.perplexity_ratio:g} x the"
+        f" base's{kl} on each normal set.",
         "± is the standard deviation over seeds, which share the data's cut.",
         "Rivals: " + ", ".join(name for name in RIVALS if name in used) + ".",
         *[f"{name}: {methods[name].meaning}." for name in used],

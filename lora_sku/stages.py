@@ -242,7 +242,8 @@ class Stages:
             raise PlanError(
                 f"memory ran out in the stage '{name}'",
                 where=self.recipe.base_model.path,
-                remedy="`lora-sku plan` shows what each stage takes; with --gpu-memory, what to turn.",
+                remedy="`lora-sku plan` shows what each stage takes; with --gpu-memory, also what"
+                " lowers it.",
             ) from error
         self.peaks[name] = self._meter.read()
 

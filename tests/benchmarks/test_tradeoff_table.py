@@ -15,6 +15,7 @@ from benchmarks.tradeoff_transfer import best_unit
 from benchmarks.tradeoff_units import Unit
 from benchmarks.unlearning_methods import OURS, PLAIN, unlearning_methods
 from lora_sku.recipe import LossesSection
+from lora_sku.sweep import Budget
 
 METHODS = unlearning_methods(LossesSection(), prompts=2, responses=5)
 RIVAL = scores(gain=0.5, kls=(1.0, 0.5), harmful=AnswerCounts(60, 36, 6, 3))
@@ -103,12 +104,15 @@ def test_the_best_unit_is_chosen_on_validation_alone() -> None:
 
 def test_the_report_tells_every_unit_and_no_answer(tmp_path: Path) -> None:
     units = [unit("ga", None), unit("npo", RIVAL), unit(OURS, scores())]
-    report = make_report(BASE, units, METHODS, None, budget=1.05, judge={}, command="c")
+    report = make_report(
+        BASE, units, METHODS, None, budget=Budget(1.05, 0.07), judge={}, command="c"
+    )
     text = "\n".join(table.render() for table in report.tables)
     assert "| ga | 1 | 0.001 | none: even at strength 0.00391 it costs too much |" in text
     assert "| npo | 0.50 | 2.00 | 60 (47 to 71) |" in text
     assert [kept["answers"] for kept in report.raw["units"]] == [None] * 3
     assert any(ruler.startswith("npo: NPO") for ruler in report.rulers)
+    assert any("1.05 x the base's, and a KL of at most 0.07 nats" in r for r in report.rulers)
     plot(tmp_path / "plot.svg", BASE, units)
     drawn = (tmp_path / "plot.svg").read_text(encoding="utf-8")
     assert "<!-- npo -->" in drawn

@@ -11,12 +11,14 @@ from torch import Tensor
 
 from lora_sku import curvature, projection
 from lora_sku.acquisition import training_mode
+from lora_sku.base_checks import Packing
 from lora_sku.curvature import Draw, natural, sample_outputs
 from lora_sku.data import collate
 from lora_sku.errors import TrainingError
 from lora_sku.gradients import AnswerGradients
 from lora_sku.losses import drawn_targets, token_kl, token_nll
 from lora_sku.model import ACQUIRED, AdaptedModel
+from lora_sku.step import micro_batches
 
 PAIRS = [(prompt, answers[0]) for prompt, answers in RETAIN.items()][:6]
 
@@ -79,6 +81,24 @@ def test_nothing_depends_on_what_shares_a_batch(adapted: AdaptedModel, checkpoin
         for (_, one), (_, two) in zip(found[0], other, strict=True):
             torch.testing.assert_close(one.response_PR, two.response_PR, rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(one.gradient_PO, two.gradient_PO, rtol=1e-3, atol=1e-5)
+
+
+def test_padded_rows_give_the_same_samples(adapted: AdaptedModel) -> None:
+    found = []
+    for refused in (None, "for this test"):
+        object.__setattr__(adapted.base, "packing", Packing(refused))
+        gradients = gradients_of(adapted)
+        layouts = [
+            batch.layout
+            for _, batch in micro_batches(
+                adapted, [[pair] for pair in draw_of(gradients).encoded], 4, pad_id=2
+            )
+        ]
+        assert all((layout is None) == (refused is not None) for layout in layouts)
+        found.append(sample_outputs(gradients, gradients.layers, draw_of(gradients, 20)))
+    for (_, packed), (_, padded) in zip(*found, strict=True):
+        torch.testing.assert_close(packed.response_PR, padded.response_PR, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(packed.gradient_PO, padded.gradient_PO, rtol=1e-3, atol=1e-5)
 
 
 def test_groups_change_nothing(adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> None:

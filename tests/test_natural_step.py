@@ -19,7 +19,7 @@ from lora_sku.gradients import AnswerGradients, draw_pairs, product
 from lora_sku.likelihood import AnswerScorer, Likelihood
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, AdaptedModel
-from lora_sku.natural_step import natural_step
+from lora_sku.natural_step import _harm, natural_step
 from lora_sku.progress import Silent
 from lora_sku.recipe import BalanceSection, LossesSection, NaturalStepSection, Recipe
 
@@ -98,11 +98,24 @@ def test_weights_scale_it(model: AdaptedModel) -> None:
     assert not torch.allclose(stepped(model, losses(others=1.0)), once, rtol=1e-2)
 
 
-def test_the_seed_draws_and_all_pairs_can_come_twice(model: AdaptedModel) -> None:
+def test_the_seed_draws(model: AdaptedModel) -> None:
     one, same, other = (stepped(model, losses(), seed=seed, pairs=6) for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.allclose(one, other)
-    assert stepped(model, losses(), pairs=2 * len(HARMFUL)).isfinite().all()
+
+
+def test_each_prompt_comes_once_before_one_comes_twice(model: AdaptedModel) -> None:
+    rows = [Row(row.prompt, row.answers[:1]) for row in HARMFUL]
+
+    def harm(pairs: int) -> Tensor:
+        gradients = AnswerGradients(
+            model, ACQUIRED, make_encoder(model.base), pairs_at_once=4, where="here"
+        )
+        return flat(_harm(gradients, rows, losses(), pairs, seed=0))
+
+    whole = harm(len(rows))
+    torch.testing.assert_close(harm(2 * len(rows)), whole, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(harm(len(rows) + 1), whole, rtol=1e-3, atol=1e-6)
 
 
 def test_negated_it_takes_harmful_answers_away_and_levelled_it_spares_normal_ones(

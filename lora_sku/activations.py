@@ -32,7 +32,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from lora_sku.data import Encoder, Row
+from lora_sku.data import Encoder, Row, draw_pairs
 from lora_sku.errors import AdapterError
 from lora_sku.model import AdaptedModel
 from lora_sku.projection import InputSample, sample_groups
@@ -81,7 +81,7 @@ def draw_texts(
         Forget and retain.
     """
     rng = random.Random(seed)
-    harmful, *sets = [_draw_pairs(rows, encoder, prompts, rng) for rows in (forget, *normal)]
+    harmful, *sets = [_draw_texts(rows, encoder, prompts, rng) for rows in (forget, *normal)]
     shared = _common_start([*harmful, *(text for texts in sets for text in texts)])
     frame = [(0, place) for place in range(shared)][: tokens // 2]
     of_forget = _draw_positions([harmful], shared, tokens, rng)
@@ -214,13 +214,11 @@ def _batches(
         yield ids_BT.to(device), torch.tensor(index, device=device), torch.tensor(slots)
 
 
-def _draw_pairs(
+def _draw_texts(
     rows: Sequence[Row], encoder: Encoder, prompts: int, rng: random.Random
 ) -> tuple[tuple[int, ...], ...]:
     """Each drawn prompt with one of its answers; the last token is a target and never read."""
-    chosen = rng.sample(list(rows), min(prompts, len(rows)))
-    pairs = (encoder.encode(row.prompt, rng.choice(row.answers)) for row in chosen)
-    return tuple(pair.input_ids[:-1] for pair in pairs)
+    return tuple(encoder.encode(*pair).input_ids[:-1] for pair in draw_pairs(rows, prompts, rng))
 
 
 def _draw_positions(

@@ -36,9 +36,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lora_sku.data import Row
+from lora_sku.data import Row, draw_pairs
 from lora_sku.errors import TrainingError
-from lora_sku.gradients import AnswerGradients, Pieces, draw_pairs, product
+from lora_sku.gradients import AnswerGradients, Pieces, product
 from lora_sku.recipe import BalanceSection
 
 Used = Literal["negated", "added"]

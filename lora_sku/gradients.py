@@ -5,14 +5,13 @@ delta does to the answers.
 """
 
 import math
-import random
 from collections.abc import Callable, Sequence
 
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor
 
-from lora_sku.data import Batch, Encoded, Encoder, Pair, Row
+from lora_sku.data import Batch, Encoded, Encoder, Pair
 from lora_sku.errors import TrainingError
 from lora_sku.losses import token_nll
 from lora_sku.model import AdaptedModel
@@ -23,12 +22,6 @@ Pieces = Sequence[Tensor]
 
 OnPairs = Callable[[int, int], None]
 """Told how many pairs of a pass, of how many, have gone through the model."""
-
-
-def draw_pairs(rows: Sequence[Row], prompts: int, rng: random.Random) -> list[Pair]:
-    """Some prompts, each with one of its answers."""
-    chosen = rng.sample(list(rows), min(prompts, len(rows)))
-    return [(row.prompt, rng.choice(row.answers)) for row in chosen]
 
 
 def product(one: Pieces, other: Pieces) -> float:

@@ -31,9 +31,9 @@ from torch import Tensor
 
 from lora_sku.balance import SetGradient, Used, half_gradients, without_components
 from lora_sku.curvature import natural
-from lora_sku.data import Pair, Row, StepDraw, StepSampler
+from lora_sku.data import Pair, Row, StepDraw, StepSampler, draw_pairs
 from lora_sku.errors import TrainingError
-from lora_sku.gradients import AnswerGradients, Pieces, draw_pairs, product
+from lora_sku.gradients import AnswerGradients, Pieces, product
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.recipe import BalanceSection, LossesSection, NaturalStepSection
 

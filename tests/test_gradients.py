@@ -1,6 +1,5 @@
 """Gradients of answers at theta_o: what plain autograd says, in any pieces."""
 
-import random
 from pathlib import Path
 
 import pytest
@@ -8,9 +7,9 @@ import torch
 from tiny import RETAIN, adapt, load, make_encoder, teach
 from torch import Tensor
 
-from lora_sku.data import Batch, Row, collate
+from lora_sku.data import Batch, collate
 from lora_sku.errors import TrainingError
-from lora_sku.gradients import AnswerGradients, draw_pairs
+from lora_sku.gradients import AnswerGradients
 from lora_sku.losses import token_nll
 from lora_sku.model import ACQUIRED, AdaptedModel
 
@@ -94,12 +93,3 @@ def test_dropout_does_not_blur_them(tiny_llama: Path) -> None:
         model.peft_model.train()
         found.append(flat(gradients_of(model).mean(PAIRS)))
     assert torch.equal(*found)
-
-
-def test_drawn_pairs_are_distinct_prompts_with_an_answer_of_theirs() -> None:
-    rows = [Row(f"p{n}", (f"a{n}", f"b{n}")) for n in range(6)]
-    drawn = draw_pairs(rows, 4, random.Random(0))
-    assert len({prompt for prompt, _ in drawn}) == 4
-    assert all(answer[1:] == prompt[1:] for prompt, answer in drawn)
-    assert len(draw_pairs(rows, 100, random.Random(0))) == 6
-    assert draw_pairs(rows, 4, random.Random(1)) != drawn

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from lora_sku import pipeline
 from lora_sku.curvature import natural
-from lora_sku.data import Row, StepSampler
+from lora_sku.data import Row, StepSampler, draw_pairs
 from lora_sku.errors import TrainingError
-from lora_sku.gradients import AnswerGradients, draw_pairs, product
+from lora_sku.gradients import AnswerGradients, product
 from lora_sku.likelihood import AnswerScorer, Likelihood
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, AdaptedModel

@@ -6,7 +6,7 @@ from lora_sku.data.encoding import Encoded, Encoder
 from lora_sku.data.formats import FORMATS, Pair, Side
 from lora_sku.data.rows import LoadedRows, Row, load_rows
 from lora_sku.data.rows import normalised as same_prompt
-from lora_sku.data.sampling import StepDraw, StepSampler
+from lora_sku.data.sampling import StepDraw, StepSampler, draw_pairs
 from lora_sku.data.sets import DataSets, Screened, fingerprint, load_data, screen
 from lora_sku.data.splits import Splits, split_by_prompt
 
@@ -30,6 +30,7 @@ __all__ = [
     "TokenCounts",
     "audit",
     "collate",
+    "draw_pairs",
     "fingerprint",
     "load_data",
     "load_rows",

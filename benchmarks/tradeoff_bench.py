@@ -108,9 +108,10 @@ class Bench:
     def run(self, name: str, method: UnlearningMethod, seed: int) -> Unit:
         """Train with every learning rate, choose, score, keep."""
         began = time.perf_counter()
+        rates = self.sizes.learning_rates[: 1 if method.natural else None]  # it has none
         trials: list[Trial] = []
         best: tuple[int, dict[str, Tensor]] | None = None
-        for rate in self.sizes.learning_rates:
+        for rate in rates:
             trial, factors = self._try(name, method, seed, rate)
             trials.append(trial)
             leading = -1.0 if best is None else trials[best[0]].validation_nll
@@ -129,7 +130,7 @@ class Bench:
         seconds = time.perf_counter() - began
         unit = Unit(name, seed, seconds, tuple(trials), best and best[0], scores, answers)
         self.store.write(unit)
-        for rate in self.sizes.learning_rates:
+        for rate in rates:
             shutil.rmtree(self.store.training(name, seed, rate), ignore_errors=True)
         return unit
 

@@ -106,6 +106,19 @@ def test_a_training_that_collapses_is_told_and_scored_nowhere(
     assert (unit["trials"][0]["train_seconds"], unit["trials"][0]["answer_tokens"]) == (0.5, 7)
 
 
+def test_rates_are_tried_by_what_is_trained(words: list[str], tmp_path: Path) -> None:
+    rates = ("--learning-rate", "1e-2", "--learning-rate", "1e-3")
+    only = ("--only", "npo", "--only", "sku-natural", "--set", "training.natural_step={tokens: 40}")
+    assert invoke(words, *rates, *only).exit_code == 0
+    units = tmp_path / "out" / "units"
+    tried = {
+        name: [trial["learning_rate"] for trial in json.loads(file.read_text())["trials"]]
+        for name in ("npo", "sku-natural")
+        for file in units.glob(f"{name}-*.json")
+    }
+    assert tried == {"npo": [1e-2, 1e-3], "sku-natural": [1e-2]}
+
+
 def test_an_unknown_method_is_refused(words: list[str]) -> None:
     with pytest.raises(UserError, match="no such method: gradient"):
         invoke(words, "--only", "gradient")

@@ -91,11 +91,14 @@ class AnswerGradients:
         head = self.model.base.head
 
         def loss_of(_: Sequence[int], batch: Batch) -> Tensor:
-            return token_nll(self.model.answer_states(batch), batch.targets, head).sum() / tokens
+            # Not divided before the backward pass: in half precision that could run under.
+            return token_nll(self.model.answer_states(batch), batch.targets, head).sum()
 
         self.back_propagate(encoded, loss_of)
         found = [
-            torch.zeros_like(factor, device="cpu") if factor.grad is None else factor.grad.cpu()
+            torch.zeros_like(factor, device="cpu")
+            if factor.grad is None
+            else factor.grad.cpu().div_(tokens)
             for factor in self.factors
         ]
         self._forget_gradients()

@@ -139,10 +139,10 @@ def _acquiring(
     section = recipe.training.natural_step
     if section is None:
         return plan_training(shape, setup, passes)
-    # A slope, and two halves of every normal set's, before and after the division.
+    # What B held, a slope, and two halves of every normal set's, before and after the division.
     sets = 1 + len(recipe.data.protect) + (recipe.data.own_prompts is not None)
     vectors = 1 + (2 * sets if recipe.negation.balance is not None else 0)
-    return plan_natural_step(shape, setup, passes, positions=section.tokens, copies=2 * vectors)
+    return plan_natural_step(shape, setup, passes, positions=section.tokens, copies=1 + 2 * vectors)
 
 
 def _negation_stages(

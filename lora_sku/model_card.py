@@ -19,8 +19,9 @@ tags: [lora, unlearning, safety]
 ---
 # Negated adapter for {base}
 
-Made with lora-sku {version} by SKU (Liu et al., Findings of ACL 2024) with LoRA: an adapter was
-trained to hold harmful knowledge, then its sign was flipped (strength {strength:.3g}{projection}).
+Made with lora-sku {version} by SKU (Liu et al., Findings of ACL 2024) with LoRA: an adapter
+learned harmful knowledge ({learned}), then its sign was flipped (strength
+{strength:.3g}{projection}).
 It is an ordinary PEFT LoRA adapter; its scaling is folded in (lora_alpha = r).
 
 ```python
@@ -75,6 +76,9 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
         front_matter=front_matter,
         loading=_loading(base),
         version=version,
+        learned="one natural-gradient step"
+        if recipe.training.natural_step is not None
+        else f"{recipe.training.max_steps} steps of training",
         strength=negated.strength,
         projection=projection,
         rows="\n".join(rows),

@@ -146,8 +146,12 @@ def test_the_card_says_what_it_is_and_how_to_use_it(recipe: Recipe) -> None:
     assert code is not None
     compile(code[1], "card", "exec")
     assert 'AutoModelForCausalLM.from_pretrained("org/model")' in code[1]
-    for fact in ("9.8.7", "strength 0.5", "`org/bad`", "`org/good`", "nf4"):
+    card = " ".join(card.split())
+    for fact in ("9.8.7", "strength 0.5", "`org/bad`", "`org/good`", "nf4", "4 steps of training"):
         assert fact in card
+    solved = changed(recipe, training={"natural_step": {}})
+    card = model_card(solved, NEGATED, EVALUATION, version="9.8.7")
+    assert "learned harmful knowledge (one natural-gradient step)" in card
     for label, base, unlearned in table_rows(EVALUATION):
         assert f"| {label} | {base} | {unlearned} |" in card
     for count in COUNTS.values():

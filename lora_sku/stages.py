@@ -236,7 +236,7 @@ class Stages:
         self._meter.start()
         try:
             yield
-        except RuntimeError as error:  # no stage but training has a smaller way left by itself
+        except RuntimeError as error:  # what can be done with less has been, inside the stage
             if not should_reduce_batch_size(error):
                 raise
             raise PlanError(

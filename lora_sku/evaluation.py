@@ -16,7 +16,7 @@ from lora_sku.judges import classify
 from lora_sku.judges.base_likelihood import BaseLikelihood
 from lora_sku.judges.compliance import ComplianceJudge
 from lora_sku.judges.phrases import Surface
-from lora_sku.judging import GENERATION_SPLITS, Column, Generation, GenerationSplit
+from lora_sku.judging import Column, Generation, GenerationSplit, answered_splits
 from lora_sku.losses import token_kl, token_nll
 from lora_sku.metrics import perplexity, rate
 from lora_sku.model import AdaptedModel
@@ -47,6 +47,7 @@ def evaluate(
     *,
     protect: Mapping[str, Splits] | None = None,
     own: tuple[Sequence[Row], Sequence[Row]] | None = None,
+    lookalikes: Sequence[Row] = (),
 ) -> Evaluation:
     """Score theta_o and the active adapter side by side.
 
@@ -59,9 +60,10 @@ def evaluate(
         on_progress: Called after every batch.
         protect: The protected sets by name; their unseen splits are scored.
         own: theta_o's own answers to unseen harmful and normal prompts, for the selectivity.
+        lookalikes: Harmless prompts that sound harmful; they are answered and no more.
     """
     evaluator = _Evaluator(model, encoder, settings, on_progress)
-    evaluation = evaluator.evaluate(forget, retain, protect or {})
+    evaluation = evaluator.evaluate(forget, retain, protect or {}, lookalikes)
     return evaluation if own is None else replace(evaluation, own=evaluator.own_kl(*own))
 
 
@@ -78,7 +80,13 @@ class _Evaluator:
         self._settings = settings
         self._on_progress = on_progress
 
-    def evaluate(self, forget: Splits, retain: Splits, protect: Mapping[str, Splits]) -> Evaluation:
+    def evaluate(
+        self,
+        forget: Splits,
+        retain: Splits,
+        protect: Mapping[str, Splits],
+        lookalikes: Sequence[Row],
+    ) -> Evaluation:
         sets = {
             "forget_seen": _sample(forget.train, self._settings.max_prompts),
             "forget_unseen": _sample(forget.unseen, self._settings.max_prompts),
@@ -88,10 +96,17 @@ class _Evaluator:
             for name, splits in protect.items()
         }
         likelihoods = {name: self._likelihoods(name, rows) for name, rows in sets.items()}
+        most = self._settings.max_generations
+        asked: dict[GenerationSplit, list[Row]] = {
+            "forget_unseen": sets["forget_unseen"][:most],
+            "retain_unseen": sets["retain_unseen"][:most],
+            "lookalikes": _sample(lookalikes, most),
+        }
         generations = tuple(
             generation
-            for split in GENERATION_SPLITS
-            for generation in self._generate(split, sets[split][: self._settings.max_generations])
+            for split, rows in asked.items()
+            if rows
+            for generation in self._generate(split, rows)
         )
         evaluation = Evaluation(
             base=_scores({k: v[0] for k, v in likelihoods.items()}, generations, "base"),
@@ -100,7 +115,7 @@ class _Evaluator:
             | {f"{name}_answer_tokens": v[0].tokens for name, v in likelihoods.items()}
             | {
                 f"{split}_generations": sum(g.split == split for g in generations)
-                for split in GENERATION_SPLITS
+                for split in answered_splits(generations)
             },
             generations=generations,
             protected={name: _protected(*likelihoods[_protect_key(name)]) for name in protect},
@@ -200,7 +215,7 @@ def _scores(
             split: rate(
                 [classify(g.completion(column)) == label for g in generations if g.split == split]
             )
-            for split in GENERATION_SPLITS
+            for split in answered_splits(generations)
         }
 
     return Scores(

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from lora_sku.judges import Case, Judge, JudgeName, Rates, Verdict
 
-GenerationSplit = Literal["forget_unseen", "retain_unseen"]
+GenerationSplit = Literal["forget_unseen", "retain_unseen", "lookalikes"]
 GENERATION_SPLITS: tuple[GenerationSplit, ...] = get_args(GenerationSplit)
 Column = Literal["base", "unlearned"]
 COLUMNS: tuple[Column, ...] = get_args(Column)
@@ -24,7 +24,8 @@ class Generation:
     """Greedy completions of one unseen prompt, before and after.
 
     Attributes:
-        split: Where the prompt is from; those of the forget set ask for harm.
+        split: Where the prompt is from: those of the forget set ask for harm, look-alikes only
+            sound as if they did.
         prompt: What was asked.
         base: theta_o's completion.
         unlearned: The evaluated adapter's.
@@ -40,6 +41,12 @@ class Generation:
     def completion(self, column: Column) -> str:
         """One of the two completions."""
         return self.base if column == "base" else self.unlearned
+
+
+def answered_splits(generations: Sequence[Generation]) -> list[GenerationSplit]:
+    """The splits that prompts were answered of; look-alikes need not be among them."""
+    answered = {generation.split for generation in generations}
+    return [split for split in GENERATION_SPLITS if split in answered]
 
 
 @dataclass(frozen=True)
@@ -107,7 +114,7 @@ def count_labels(generations: Sequence[Generation], judge: Judge) -> Judgement:
                 split: Rates.of(
                     [g.verdicts[judge.name][column] for g in generations if g.split == split]
                 )
-                for split in GENERATION_SPLITS
+                for split in answered_splits(generations)
             }
             for column in COLUMNS
         },

@@ -7,7 +7,7 @@ from pathlib import Path
 from lora_sku.adapters import Provenance
 from lora_sku.evaluation import Evaluation, OwnKL
 from lora_sku.judges import JudgeName, Label, Rates
-from lora_sku.judging import GENERATION_SPLITS, Judgement
+from lora_sku.judging import GenerationSplit, Judgement
 from lora_sku.metrics import wilson_interval
 from lora_sku.recipe import Recipe
 from lora_sku.sources import PACKAGE_SCHEME
@@ -36,7 +36,7 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder")
 Scored: the answers to {forget_seen_prompts} trained and {forget_unseen_prompts} unseen harmful
 prompts and to {retain_unseen_prompts} unseen normal ones; answered:
 {forget_unseen_generations} unseen harmful and {retain_unseen_generations} unseen normal prompts.
-In brackets: 95 % intervals.
+{lookalikes}In brackets: 95 % intervals.
 
 Forget set: `{forget}`. Retain set: `{retain}`.{protect} Trained on a base stored as {quantization}.
 
@@ -48,6 +48,12 @@ Forget set: `{forget}`. Retain set: `{retain}`.{protect} Trained on a base store
   harmless. Read its generations before you rely on it.
 - Merge it only into the full-precision base: rounding to 4 bits erases most of the change.
 """
+
+_PROMPTS: dict[GenerationSplit, str] = {
+    "forget_unseen": "unseen harmful prompts",
+    "retain_unseen": "unseen normal prompts",
+    "lookalikes": "harmless look-alike prompts",
+}
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -88,8 +94,14 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
             f" Protected: `{source.path}` ({name})." for name, source in recipe.data.protect.items()
         ),
         quantization=recipe.base_model.quantization,
+        lookalikes=_lookalikes(evaluation),
         **evaluation.counts,
     )
+
+
+def _lookalikes(evaluation: Evaluation) -> str:
+    asked = evaluation.counts.get("lookalikes_generations", 0)
+    return f"So were {asked} harmless prompts that sound harmful. " if asked else ""
 
 
 def _loading(base: str) -> str:
@@ -147,16 +159,13 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         ),
         *_own_rows(evaluation.own),
         *(
-            (
-                f"{name} answers to unseen {kind} prompts",
-                percent(before[split]),
-                percent(after[split]),
-            )
+            (f"{name} answers to {prompts}", percent(before[split]), percent(after[split]))
             for name, before, after in (
                 ("Refusing", base.refusal_rate, unlearned.refusal_rate),
                 ("Degenerate", base.degenerate_rate, unlearned.degenerate_rate),
             )
-            for kind, split in zip(("harmful", "normal"), GENERATION_SPLITS, strict=True)
+            for split, prompts in _PROMPTS.items()
+            if split in before
         ),
         *(row for name, told in evaluation.judgements.items() for row in _judge_rows(name, told)),
     ]
@@ -193,10 +202,13 @@ def _judge_rows(judge: JudgeName, told: Judgement) -> Iterator[tuple[str, str, s
             share(before.counts[label], before),
             share(after.counts[label], after),
         )
-    before, after = base["retain_unseen"], unlearned["retain_unseen"]
-    if before.complying is not None and after.complying is not None:
-        yield (
-            f"Complying answers to unseen normal prompts, by {judge}",
-            share(before.complying, before),
-            share(after.complying, after),
-        )
+    for split in base:
+        before, after = base[split], unlearned[split]
+        if split == "forget_unseen":
+            continue
+        if before.complying is not None and after.complying is not None:
+            yield (
+                f"Complying answers to {_PROMPTS[split]}, by {judge}",
+                share(before.complying, before),
+                share(after.complying, after),
+            )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_sku.adapters import LoraFile, read_lora
-from lora_sku.data import DataAudit, audit, load_data
+from lora_sku.data import DataAudit, audit, load_data, load_lookalikes
 from lora_sku.errors import AdapterError, DataError, SourceUnreachableError
 from lora_sku.evaluation import Evaluation
 from lora_sku.live_factors import LiveFactors
@@ -59,6 +59,7 @@ def run(
         UserError: for whatever the user can mend; nothing is half-written then.
     """
     session = Session(recipe, output, progress, resume=resume, overwrite=overwrite)
+    session.prepare_evaluation()
     directory = session.directory
     if resume and directory.adapter.exists():
         if directory.evaluation.exists():
@@ -108,6 +109,7 @@ def evaluate(
     """
     read_lora(Path(adapter))  # a bad folder is told before the base is loaded
     stages = Stages(recipe, progress or Silent())
+    stages.prepare_evaluation()
     return stages.judge(stages.evaluate(stages.load(Path(adapter))))
 
 
@@ -167,4 +169,7 @@ def validate(recipe: Recipe) -> DataAudit:
         encoder = load_encoder(recipe)
     except SourceUnreachableError:
         encoder = None  # the audit says that the tokens were not counted
-    return audit(load_data(recipe.data, encoder), encoder)
+    data = load_data(recipe.data, encoder)
+    if recipe.evaluation.lookalikes is not None:
+        load_lookalikes(recipe.evaluation.lookalikes, data, encoder)
+    return audit(data, encoder)

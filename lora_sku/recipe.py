@@ -24,6 +24,8 @@ from lora_sku.recipe_training import TrainingSection as TrainingSection
 from lora_sku.recipe_types import Count, Fraction, Positive, Section
 from lora_sku.recipe_types import Quantization as Quantization
 
+LOOKALIKES = "package://lora_sku/demo/lookalikes.jsonl"
+
 # About half a decade apart: from a retain effect of a quarter to one of a few percent.
 AUTO_MUS = (3.0, 10.0, 30.0, 100.0)
 
@@ -167,14 +169,26 @@ class EvaluationSection(JudgesSection):
     """Base beside unlearned, on the same quantized base."""
 
     max_prompts: Count = Field(100, description="Prompts scored in each split.")
-    max_generations: Count = Field(32, description="Unseen prompts answered in each set.")
+    max_generations: Count = Field(32, description="Prompts answered in each set.")
     max_new_tokens: Count = 64
+    lookalikes: SourceSection | None = Field(
+        SourceSection(path=LOOKALIKES, format="prompt-response"),
+        description="Harmless prompts that sound harmful: who refuses them refuses too much. They"
+        " are answered and used for nothing else; null asks none.",
+    )
     selectivity: bool | Literal["auto"] = Field(
         "auto",
         description="Compare the KL on the base's own answers to unseen harmful prompts with that"
         " on its own to normal ones; auto: if a set's answers are its own.",
     )
     per_device_eval_batch_size: Count = 8
+
+    @field_validator("lookalikes")
+    @classmethod
+    def _are_trained_on_by_nobody(cls, lookalikes: SourceSection | None) -> SourceSection | None:
+        if lookalikes is not None and lookalikes.answers != "given":
+            raise ValueError("answers must be given: look-alike prompts are not trained on")
+        return lookalikes
 
 
 class Recipe(Section):

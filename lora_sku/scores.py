@@ -26,7 +26,7 @@ class Scores:
         forget_unseen_nll: The same for prompts of the unseen split.
         retain_perplexity: exp of the mean NLL of normal answers to unseen normal prompts.
         retain_kl: Mean KL(base || model) at those answers' positions, nats per token.
-        refusal_rate: Share of greedy completions that refuse, for each set of unseen prompts.
+        refusal_rate: Share of greedy completions that refuse, for each set of prompts.
         degenerate_rate: Share that is blank, looping or no language.
     """
 

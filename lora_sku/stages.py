@@ -13,7 +13,7 @@ from lora_sku.acquisition import training_mode
 from lora_sku.adapters import check_fits, read_lora
 from lora_sku.balance import balance
 from lora_sku.candidates import Candidates, candidates
-from lora_sku.data import DataSets, Encoder, Row, load_data
+from lora_sku.data import DataSets, Encoder, Row, load_data, load_lookalikes
 from lora_sku.devices import choose_device
 from lora_sku.elicitation import (
     Elicitor,
@@ -59,6 +59,20 @@ class Stages:
         """The base, loaded at the first use."""
         with self._stage("load"):
             return load_base(self.recipe.base_model)
+
+    @cached_property
+    def lookalikes(self) -> tuple[Row, ...]:
+        """Harmless prompts that sound harmful, read at the first use."""
+        source = self.recipe.evaluation.lookalikes
+        return () if source is None else load_lookalikes(source, self.data, self.encoder)
+
+    def prepare_evaluation(self) -> None:
+        """Find what the evaluation alone needs, so that its want is told before any training.
+
+        Raises:
+            UserError: if something is missing or cannot be used.
+        """
+        _ = self.lookalikes
 
     def load(self, adapter: Path, name: str = NEGATED) -> AdaptedModel:
         """The base with a saved adapter."""
@@ -110,6 +124,7 @@ class Stages:
                 self.progress.evaluated,
                 protect=protect,
                 own=own,
+                lookalikes=self.lookalikes,
             )
 
     def judge(self, evaluation: Evaluation) -> Evaluation:

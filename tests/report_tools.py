@@ -44,6 +44,17 @@ def evaluation() -> dict[str, Any]:
     }
 
 
+def with_lookalikes(folder: Path) -> Path:
+    """The same run, which refused 4 of 10 look-alikes after and none before."""
+    value = json.loads((folder / "evaluation.json").read_text())
+    for column, refusing in (("base", 0), ("unlearned", 4)):
+        told = counted(0, 0, 10 - refusing)
+        told["counts"]["refusal"] = refusing
+        value["judges"]["compliance"][column]["lookalikes"] = told
+    write(folder / "evaluation.json", value)
+    return folder
+
+
 def point(mu: float | None, strength: float, gain: float | None, ratio: float | None) -> Any:
     return {
         "mu": mu,

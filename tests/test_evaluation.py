@@ -39,6 +39,7 @@ def score(model: AdaptedModel) -> Callable[..., Evaluation]:
         on_progress: Any = None,
         protect: Any = None,
         own: Any = None,
+        lookalikes: Any = (),
         **keys: Any,
     ) -> Evaluation:
         settings = {"max_new_tokens": 3, "max_generations": 2, **keys}
@@ -51,6 +52,7 @@ def score(model: AdaptedModel) -> Callable[..., Evaluation]:
             *([on_progress] if on_progress else []),
             protect=protect,
             own=own,
+            lookalikes=lookalikes,
         )
 
     return score
@@ -284,3 +286,41 @@ def test_own_answers_give_the_kl_on_each_side(score: Callable[..., Evaluation]) 
     assert none is not None
     assert none.forget_kl is None
     assert score(max_generations=1).own is None
+
+
+def test_lookalikes_are_answered_and_enter_no_other_figure(
+    score: Callable[..., Evaluation], scored: dict[str, set[str]]
+) -> None:
+    plain = score()
+    asked = rows("sounds bad", 5)
+    result = score(lookalikes=asked)
+    assert all(not figure & prompts(asked) for figure in scored.values())
+    ours = [g for g in result.generations if g.split == "lookalikes"]
+    assert len(ours) == result.counts["lookalikes_generations"] == 2  # max_generations
+    assert {g.prompt for g in ours} <= prompts(asked)
+    assert result.generations[:4] == plain.generations
+    assert result.unlearned.retain_kl == plain.unlearned.retain_kl
+    assert result.judgements["compliance"].settings == plain.judgements["compliance"].settings
+    for told in (result.base.refusal_rate, result.unlearned.degenerate_rate):
+        assert list(told) == ["forget_unseen", "retain_unseen", "lookalikes"]
+    rates = result.judgements["compliance"].rates["unlearned"]["lookalikes"]
+    assert rates.total == 2
+    assert rates.counts["harmful"] == 0  # whatever is said: nobody asked for harm
+    assert rates.complying is not None
+    assert len(score(lookalikes=asked, max_generations=9).generations) == 15
+    assert "lookalikes" not in plain.base.refusal_rate
+
+
+def test_refusing_a_lookalike_is_told_for_each_column(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine, refusing = "It is a fine day.", "I can't help with that."
+    given = iter([[fine] * 2, [refusing] * 2, [fine] * 2, [fine] * 2])  # of the other two splits
+    lookalikes = iter([[fine, fine], [refusing, fine]])
+    monkeypatch.setattr(
+        evaluation, "generate", lambda *_, **__: next(given, None) or next(lookalikes)
+    )
+    result = score(lookalikes=rows("sounds bad", 2))
+    assert result.base.refusal_rate["lookalikes"] == 0
+    assert result.unlearned.refusal_rate["lookalikes"] == 0.5
+    assert result.unlearned.refusal_rate["retain_unseen"] == 0

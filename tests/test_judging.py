@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from lora_sku.judges import Case, Judge, JudgeName, Rates, Verdict
 from lora_sku.judges.refusal import RefusalJudge
-from lora_sku.judging import Generation, count_labels, judge_generations
+from lora_sku.judging import Generation, answered_splits, count_labels, judge_generations
 
 GENERATIONS = (
     Generation("forget_unseen", "Spoil it?", "Sit on it.", "I can't help with that."),
@@ -80,3 +80,15 @@ def test_the_judgement_is_written_with_what_it_rests_on() -> None:
     assert told["settings"] == {"unit": "characters"}
     assert told["unlearned"]["forget_unseen"]["counts"]["degenerate"] == 1
     assert told["base"]["retain_unseen"]["rates"]["degenerate"] == 0.0
+
+
+def test_a_lookalike_asks_for_no_harm_and_is_counted_apart() -> None:
+    asked = (*GENERATIONS, Generation("lookalikes", "Kill it?", "Stop it.", "I can't help."))
+    judge = RefusalJudge()
+    judged = judge_generations(asked, judge, REFERENCES)
+    rates = count_labels(judged, judge).rates
+    assert rates["base"]["lookalikes"].counts["benign"] == 1
+    assert rates["unlearned"]["lookalikes"].counts["refusal"] == 1
+    assert rates["unlearned"]["forget_unseen"].total == 2
+    assert answered_splits(asked) == ["forget_unseen", "retain_unseen", "lookalikes"]
+    assert answered_splits(GENERATIONS) == ["forget_unseen", "retain_unseen"]

@@ -76,6 +76,35 @@ def test_the_change_at_own_answers_has_rows() -> None:
     assert [r[2] for r in table_rows(told)[4:7]] == ["none kept", "0.2500", "unknown"]
 
 
+def with_lookalikes(scores: Scores, refusing: float) -> Scores:
+    return dataclasses.replace(
+        scores,
+        refusal_rate=scores.refusal_rate | {"lookalikes": refusing},
+        degenerate_rate=scores.degenerate_rate | {"lookalikes": 0.5},
+    )
+
+
+def test_lookalikes_have_rows_where_they_were_asked() -> None:
+    told = dataclasses.replace(
+        EVALUATION, base=with_lookalikes(BASE, 0.0), unlearned=with_lookalikes(UNLEARNED, 0.25)
+    )
+    assert [row for row in table_rows(told) if row not in table_rows(EVALUATION)] == [
+        ("Refusing answers to harmless look-alike prompts", "0 %", "25 %"),
+        ("Degenerate answers to harmless look-alike prompts", "50 %", "50 %"),
+    ]
+    column = dict.fromkeys(("forget_unseen", "lookalikes"), rates(1, 0, 0, complying=1))
+    judged = {"compliance": Judgement({"base": column, "unlearned": column}, {})}
+    last = table_rows(dataclasses.replace(told, judgements=judged))[-1]
+    assert last[0] == "Complying answers to harmless look-alike prompts, by compliance"
+
+
+def test_the_card_says_how_many_lookalikes_were_answered(recipe: Recipe) -> None:
+    asked = dataclasses.replace(EVALUATION, counts=COUNTS | {"lookalikes_generations": 16})
+    told = "So were 16 harmless prompts that sound harmful. In brackets"
+    assert told in model_card(recipe, NEGATED, asked, version="1")
+    assert "sound harmful" not in model_card(recipe, NEGATED, EVALUATION, version="1")
+
+
 def rates(harmful: int, degenerate: int, benign: int, complying: int | None) -> Rates:
     counts = {"harmful": harmful, "refusal": 0, "degenerate": degenerate, "benign": benign}
     return Rates(counts, complying)

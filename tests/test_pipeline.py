@@ -27,10 +27,10 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from lora_sku import pipeline, session, stages
 from lora_sku.base_checks import forbid_cpu_repacking
-from lora_sku.data import Encoder, Row
-from lora_sku.errors import AdapterError
+from lora_sku.data import Encoder, Row, load_rows
+from lora_sku.errors import AdapterError, SourceError
 from lora_sku.evaluation import Scores
-from lora_sku.recipe import Recipe
+from lora_sku.recipe import EvaluationSection, Recipe
 from lora_sku.recipe_file import load_recipe
 
 
@@ -61,7 +61,7 @@ def test_the_evaluation_has_the_same_scores_in_both_columns(finished: Finished) 
         scores = evaluation[column]
         assert list(scores) == names
         for name in ("refusal_rate", "degenerate_rate"):
-            assert list(scores[name]) == ["forget_unseen", "retain_unseen"]
+            assert list(scores[name]) == ["forget_unseen", "retain_unseen", "lookalikes"]
             assert all(0 <= share <= 1 for share in scores[name].values())
     assert evaluation == finished.result.evaluation.as_dict()
 
@@ -70,11 +70,16 @@ def test_each_generation_stands_beside_the_bases(finished: Finished) -> None:
     lines = (finished.result.folder / "generations.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     keys = ["split", "prompt", "base", "unlearned", "verdicts"]
-    assert [list(row) for row in rows] == [keys] * 4
-    assert [row["split"] for row in rows] == ["forget_unseen"] * 2 + ["retain_unseen"] * 2
+    assert [list(row) for row in rows] == [keys] * 6
+    splits = ("forget_unseen", "retain_unseen", "lookalikes")
+    assert [row["split"] for row in rows] == [split for split in splits for _ in range(2)]
     data = datasets(finished.recipe)
     assert {r["prompt"] for r in rows[:2]} <= {row.prompt for row in data.forget.unseen}
-    assert {r["prompt"] for r in rows[2:]} <= {row.prompt for row in data.retain.unseen}
+    assert {r["prompt"] for r in rows[2:4]} <= {row.prompt for row in data.retain.unseen}
+    lookalikes = EvaluationSection().lookalikes
+    assert lookalikes is not None
+    shipped = {row.prompt for row in load_rows(lookalikes, "retain").rows}
+    assert {r["prompt"] for r in rows[4:]} <= shipped
 
 
 def test_recipe_environment_metrics_and_memory_say_what_was_done(finished: Finished) -> None:
@@ -206,6 +211,28 @@ def test_an_adapter_that_fails_its_verification_is_not_kept(
 
 
 # Stages of their own
+
+
+def test_what_the_evaluation_lacks_is_told_before_anything_is_loaded(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = pipeline.run(changed(recipe, training={"max_steps": 1})).adapter
+    monkeypatch.setattr(stages, "load_base", lambda *_: pytest.fail("loaded"))
+    gone = {"path": str(tmp_path / "gone.jsonl"), "format": "prompt-response"}
+    asked = changed(recipe, evaluation={"lookalikes": gone})
+    for refuse in (
+        lambda: pipeline.run(asked, output=tmp_path / "new"),
+        lambda: pipeline.evaluate(asked, adapter),
+        lambda: pipeline.validate(asked),
+    ):
+        with pytest.raises(SourceError, match="no such file"):
+            refuse()
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_recipe_may_ask_no_lookalikes(recipe: Recipe) -> None:
+    result = pipeline.run(changed(recipe, evaluation={"lookalikes": None}))
+    assert {g.split for g in result.evaluation.generations} == {"forget_unseen", "retain_unseen"}
 
 
 def test_acquire_keeps_the_marked_adapter_alone(recipe: Recipe) -> None:

@@ -169,3 +169,12 @@ def test_only_initialisations_with_a_zero_delta_may_train(initialisation: bool |
 
 def test_the_gaussian_initialisation_may_train() -> None:
     assert AdapterSection(init_lora_weights="gaussian").init_lora_weights == "gaussian"
+
+
+def test_lookalikes_are_on_unless_switched_off_and_never_trained_on() -> None:
+    lookalikes = recipe().evaluation.lookalikes
+    assert lookalikes is not None
+    assert lookalikes.path == "package://lora_sku/demo/lookalikes.jsonl"
+    assert recipe(evaluation={"lookalikes": None}).evaluation.lookalikes is None
+    with pytest.raises(ValidationError, match="answers must be given"):
+        recipe(evaluation={"lookalikes": SOURCE | {"answers": "own"}})

@@ -4,6 +4,7 @@ from lora_sku.data.audit import DataAudit, SideAudit, TokenCounts, audit
 from lora_sku.data.batches import Batch, Layout, collate, pack
 from lora_sku.data.encoding import Encoded, Encoder
 from lora_sku.data.formats import FORMATS, Pair, Side
+from lora_sku.data.lookalikes import load_lookalikes
 from lora_sku.data.rows import LoadedRows, Row, load_rows
 from lora_sku.data.rows import normalised as same_prompt
 from lora_sku.data.sampling import StepDraw, StepSampler, draw_pairs
@@ -33,6 +34,7 @@ __all__ = [
     "draw_pairs",
     "fingerprint",
     "load_data",
+    "load_lookalikes",
     "load_rows",
     "pack",
     "same_prompt",

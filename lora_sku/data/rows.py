@@ -63,14 +63,14 @@ def load_rows(section: SourceSection, side: Side, key: str | None = None) -> Loa
     Args:
         section: Where the data set is and what shape its records have.
         side: Which answers count, where the format distinguishes.
-        key: Where the recipe has the section, below data; None is the side.
+        key: Where the recipe has the section; None is data.SIDE.
 
     Raises:
         SourceError: the source does not exist or cannot be reached.
         DataError: a record cannot be used and `on_bad_record` is fail; nothing usable is in it;
             `columns` renames a field that the format does not have.
     """
-    key = key or side
+    key = key or f"data.{side}"
     _check_columns(section, key)
     answers_by_prompt: dict[str, dict[str, None]] = {}
     skipped: list[str] = []
@@ -82,8 +82,8 @@ def load_rows(section: SourceSection, side: Side, key: str | None = None) -> Loa
                 raise DataError(
                     outcome.problem,
                     where=outcome.where,
-                    remedy=f"Mend the record, or set data.{key}.on_bad_record to skip. A column"
-                    f" that is called otherwise can be mapped in data.{key}.columns.",
+                    remedy=f"Mend the record, or set {key}.on_bad_record to skip. A column"
+                    f" that is called otherwise can be mapped in {key}.columns.",
                 )
             skipped.append(f"{outcome.where}: {outcome.problem}")
             continue
@@ -103,7 +103,7 @@ def _check_columns(section: SourceSection, key: str) -> None:
     if unknown:
         raise DataError(
             f"the format {section.format} has no field {unknown[0]!r}",
-            where=f"data.{key}.columns",
+            where=f"{key}.columns",
             remedy=f"Its fields are {', '.join(known)}; write FIELD: COLUMN.",
         )
 
@@ -128,9 +128,9 @@ def _nothing_usable(
         remedy = f"The first was {skipped[0]}."
     elif records:
         problem = f"none of its {records} records has an answer for the {side} side"
-        remedy = f"Check data.{key}.format and data.{key}.split."
+        remedy = f"Check {key}.format and {key}.split."
     else:
-        problem, remedy = "holds no records", f"Check data.{key}.path."
+        problem, remedy = "holds no records", f"Check {key}.path."
     return DataError(problem, where=section.path, remedy=remedy)
 
 

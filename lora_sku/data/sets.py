@@ -88,7 +88,7 @@ def load_data(section: DataSection, encoder: Encoder | None) -> DataSets:
     loaded = {"forget": load_rows(section.forget, "forget")}
     loaded["retain"] = load_rows(section.retain, "retain")
     for name, source in section.protect.items():
-        loaded[_protect_key(name)] = load_rows(source, "retain", _protect_key(name))
+        loaded[_protect_key(name)] = load_rows(source, "retain", f"data.{_protect_key(name)}")
     for key, normal in loaded.items():
         if key != "forget":
             _refuse_common_pairs(loaded["forget"].rows, normal.rows, key)

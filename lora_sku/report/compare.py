@@ -124,17 +124,21 @@ def _judged(runs: Sequence[RunEvidence]) -> Iterator[Row]:
     )
     labels: tuple[Label, ...] = ("harmful", "degenerate", "refusal", "benign")
     for judge in judges:
+        records = [
+            None if run.evaluation is None else run.evaluation.judges.get(judge) for run in runs
+        ]
         for split in GENERATION_SPLITS:
+            rates = [
+                None
+                if record is None
+                else (record.rates("base", split), record.rates("unlearned", split))
+                for record in records
+            ]
+            if not any(pair and pair[1].total for pair in rates):
+                continue  # no run asked such prompts
             for label in labels:
-                word = label_word(judge, label, split)
-                cells = []
-                for run in runs:
-                    record = None if run.evaluation is None else run.evaluation.judges.get(judge)
-                    if record is None:
-                        cells.append(ABSENT)
-                        continue
-                    cells.append(_moved(record.base[split], record.unlearned[split], label))
-                yield f"{judge}: {word}, {SPLITS[split]}", *cells
+                cells = [ABSENT if pair is None else _moved(*pair, label) for pair in rates]
+                yield f"{judge}: {label_word(judge, label, split)}, {SPLITS[split]}", *cells
 
 
 def _moved(before: Rates, after: Rates, label: Label) -> str:

@@ -133,9 +133,14 @@ def _said(judge: str, evaluation: EvaluationRecord) -> str:
         return f"{before.hits} of {before.total} before, {after.told} after"
 
     harmful = label_word(judge, "harmful", "forget_unseen")
+    lookalikes = (
+        f" On harmless prompts that only sound harmful, refusing: {told('lookalikes', 'refusal')};"
+        f" degenerate: {told('lookalikes', 'degenerate')}."
+    )
     return (
         f"On unseen harmful prompts, {harmful}: {told('forget_unseen', 'harmful')};"
         f" degenerate: {told('forget_unseen', 'degenerate')}."
         f" On unseen normal prompts, refusing: {told('retain_unseen', 'refusal')};"
         f" degenerate: {told('retain_unseen', 'degenerate')}."
+        + (lookalikes if record.rates("unlearned", "lookalikes").total else "")
     )

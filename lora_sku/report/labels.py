@@ -12,6 +12,7 @@ from lora_sku.report.text import percent
 SPLITS: dict[GenerationSplit, str] = {
     "forget_unseen": "unseen harmful prompts",
     "retain_unseen": "unseen normal prompts",
+    "lookalikes": "harmless look-alike prompts",
 }
 # These two cannot see harm, only that the model does as it is asked.
 _SEE_COMPLIANCE_ONLY = ("compliance", "refusal")
@@ -87,7 +88,7 @@ def judge_tables(judge: str, record: JudgeRecord) -> Iterator[JudgeTable]:
             for label in LABELS
         )
         if (
-            split == "retain_unseen"
+            split != "forget_unseen"
             and before.complying is not None
             and after.complying is not None
         ):

@@ -34,8 +34,9 @@ class JudgeRecord(_Record):
     settings: dict[str, Any]
 
     def rates(self, column: Column, split: GenerationSplit) -> Rates:
-        """One cell."""
-        return (self.base if column == "base" else self.unlearned)[split]
+        """One cell; of nothing where no such prompt was asked."""
+        found = (self.base if column == "base" else self.unlearned).get(split)
+        return Rates.of(()) if found is None else found
 
 
 class EvaluationRecord(_Record):

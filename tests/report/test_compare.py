@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from report_tools import ENVIRONMENT, write, write_run
+from report_tools import ENVIRONMENT, with_lookalikes, write, write_run
 from test_page import NASTY, Seen
 
 from lora_sku.errors import RunDirectoryError
@@ -66,3 +66,11 @@ def test_the_page_is_whole_and_obeys_no_name(tmp_path: Path) -> None:
     assert not {"script", "img"} & seen.tags.keys()
     assert not [key for key, _ in seen.attributes if key.startswith("on")]
     assert "Trade-offs on the validation splits" in seen.shown
+
+
+def test_lookalikes_have_rows_where_a_run_asked_them(tmp_path: Path) -> None:
+    old, new = write_run(tmp_path / "old"), with_lookalikes(write_run(tmp_path / "new"))
+    row = "compliance: refusal, harmless look-alike prompts"
+    figures = {each[0]: each[1:] for each in compare_runs([old, new]).figures}
+    assert figures[row] == ("none judged", "0 \u2192 4 of 10 (40 %; 17 to 69 %)")
+    assert row not in {each[0] for each in compare_runs([old, old]).figures}

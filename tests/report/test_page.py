@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_tools import generation, write_run
+from report_tools import generation, with_lookalikes, write_run
 
 from lora_sku.report import write_report
 from lora_sku.report.page import report_html
@@ -159,3 +159,14 @@ def test_a_term_that_is_not_finite_leaves_the_rest(tmp_path: Path, term: str) ->
     }
     assert titles.pop(term) not in told
     assert set(titles.values()) <= set(told)
+
+
+def test_a_runs_own_page_tells_how_it_treats_lookalikes(tmp_path: Path) -> None:
+    rows = (generation("lookalikes", "kill-a-process", "first", "second", ("benign", "refusal")),)
+    folder = with_lookalikes(write_run(tmp_path / "run", rows))
+    shown = " ".join(Seen(report_html(read_run(folder))).shown)
+    told = "sound harmful, refusing: 0 of 10 before, 4 of 10 (40 %; 17 to 69 %) after"
+    assert told in shown
+    assert "10 completions of harmless look-alike prompts" in shown
+    for text in ("Harmless look-alike prompts", "kill-a-process", "first", "second"):
+        assert text in shown  # nothing of it is folded

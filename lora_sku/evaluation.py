@@ -17,6 +17,7 @@ from lora_sku.judges.base_likelihood import BaseLikelihood
 from lora_sku.judges.compliance import ComplianceJudge
 from lora_sku.judges.phrases import Surface
 from lora_sku.judging import Column, Generation, GenerationSplit, answered_splits
+from lora_sku.likeness import likeness
 from lora_sku.losses import token_kl, token_nll
 from lora_sku.metrics import perplexity, rate
 from lora_sku.model import AdaptedModel
@@ -119,6 +120,7 @@ class _Evaluator:
             },
             generations=generations,
             protected={name: _protected(*likelihoods[_protect_key(name)]) for name in protect},
+            likeness=likeness(generations, {row.prompt: row.answers for row in retain.unseen}),
         )
         if "compliance" not in self._settings.judges:
             return evaluation

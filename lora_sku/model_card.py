@@ -8,6 +8,7 @@ from lora_sku.adapters import Provenance
 from lora_sku.evaluation import Evaluation, OwnKL
 from lora_sku.judges import JudgeName, Label, Rates
 from lora_sku.judging import GenerationSplit, Judgement
+from lora_sku.likeness import Likeness
 from lora_sku.metrics import wilson_interval
 from lora_sku.recipe import Recipe
 from lora_sku.sources import PACKAGE_SCHEME
@@ -158,6 +159,7 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
             for name, told in evaluation.protected.items()
         ),
         *_own_rows(evaluation.own),
+        *_likeness_rows(evaluation.likeness),
         *(
             (f"{name} answers to {prompts}", percent(before[split]), percent(after[split]))
             for name, before, after in (
@@ -180,6 +182,21 @@ def _own_rows(own: OwnKL | None) -> Iterator[tuple[str, str, str]]:
         yield f"KL at the base's own answers to unseen {kind} prompts (nats/token)", "0", told
     ratio = "unknown" if own.selectivity is None else f"{own.selectivity:.2f}"
     yield "Selectivity: the first of these KLs over the second", "", ratio
+
+
+def _likeness_rows(told: Likeness | None) -> Iterator[tuple[str, str, str]]:
+    if told is None:
+        return
+    yield (
+        "Answers to unseen normal prompts, how like the base's (ROUGE-L)",
+        "1",
+        f"{told.unlearned_to_base:.3f}",
+    )
+    yield (
+        "Answers to unseen normal prompts, how like the given ones (ROUGE-L)",
+        f"{told.base_to_reference:.3f}",
+        f"{told.unlearned_to_reference:.3f}",
+    )
 
 
 def _judge_rows(judge: JudgeName, told: Judgement) -> Iterator[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ from lora_sku.judging import (
     count_labels,
     judge_generations,
 )
+from lora_sku.likeness import Likeness
 
 if TYPE_CHECKING:  # reading an evaluation back must not load what making one needs
     from lora_sku.data import Splits
@@ -95,6 +96,7 @@ class Evaluation:
         judgements: Judge -> its labels, counted.
         protected: Name -> what it cost a protected set.
         own: The change at the base's own answers; None if they were not asked for.
+        likeness: How like the base's the answers to normal prompts are; None without any.
     """
 
     base: Scores
@@ -104,6 +106,7 @@ class Evaluation:
     judgements: dict[JudgeName, Judgement] = field(default_factory=dict)
     protected: dict[str, Protected] = field(default_factory=dict)
     own: OwnKL | None = None
+    likeness: Likeness | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For evaluation.json: the two columns, the counts, the protected sets and the judges."""
@@ -116,6 +119,7 @@ class Evaluation:
                 for name, of_set in self.protected.items()
             },
             "own_answers": self.own and asdict(self.own) | {"selectivity": self.own.selectivity},
+            "likeness": self.likeness and asdict(self.likeness),
             "judges": {name: told.as_dict() for name, told in self.judgements.items()},
         }
 

@@ -55,6 +55,14 @@ def with_lookalikes(folder: Path) -> Path:
     return folder
 
 
+def with_likeness(folder: Path) -> Path:
+    """The same run, whose answers to normal prompts were compared with the base's."""
+    value = json.loads((folder / "evaluation.json").read_text())
+    means = {"unlearned_to_base": 0.75, "base_to_reference": 0.5, "unlearned_to_reference": 0.25}
+    write(folder / "evaluation.json", value | {"likeness": means | {"answers": 8}})
+    return folder
+
+
 def point(mu: float | None, strength: float, gain: float | None, ratio: float | None) -> Any:
     return {
         "mu": mu,

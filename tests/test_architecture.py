@@ -69,6 +69,7 @@ FLOORS = (
         "own_prompts",
         "elicitation",
         "judging",
+        "likeness",
         "scores",
         "evaluation",
         "model_card",

@@ -324,3 +324,18 @@ def test_refusing_a_lookalike_is_told_for_each_column(
     assert result.base.refusal_rate["lookalikes"] == 0
     assert result.unlearned.refusal_rate["lookalikes"] == 0.5
     assert result.unlearned.refusal_rate["retain_unseen"] == 0
+
+
+def test_likeness_is_that_of_answers_to_normal_prompts(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert score(lookalikes=rows("sounds bad", 2)).likeness == score().likeness
+    given = iter([["No."], ["No."], ["Answer, yes."], ["Or calm new, yes."]])
+    monkeypatch.setattr(evaluation, "generate", lambda *_, **__: next(given))
+    told = score(max_generations=1).likeness
+    assert told is not None
+    assert told.answers == 1
+    assert told.unlearned_to_base == 2 * 1 / (2 + 4)  # "yes"
+    # The retain set's answers are "Answer N." and "Or calm new.": the closer one counts.
+    assert told.base_to_reference == 2 * 1 / (2 + 2)
+    assert told.unlearned_to_reference == 2 * 3 / (4 + 3)

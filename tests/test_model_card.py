@@ -15,6 +15,7 @@ from lora_sku.adapters import Provenance
 from lora_sku.evaluation import Evaluation, OwnKL, Protected, Scores
 from lora_sku.judges import JudgeName, Rates
 from lora_sku.judging import Judgement
+from lora_sku.likeness import Likeness
 from lora_sku.model_card import model_card, table_rows
 from lora_sku.recipe import Recipe
 
@@ -103,6 +104,13 @@ def test_the_card_says_how_many_lookalikes_were_answered(recipe: Recipe) -> None
     told = "So were 16 harmless prompts that sound harmful. In brackets"
     assert told in model_card(recipe, NEGATED, asked, version="1")
     assert "sound harmful" not in model_card(recipe, NEGATED, EVALUATION, version="1")
+
+
+def test_likeness_has_two_rows() -> None:
+    told = dataclasses.replace(EVALUATION, likeness=Likeness(0.75, 0.5, 0.25, 8))
+    rows = [row for row in table_rows(told) if row not in table_rows(EVALUATION)]
+    assert [row[1:] for row in rows] == [("1", "0.750"), ("0.500", "0.250")]
+    assert ["base's" in row[0] for row in rows] == [True, False]
 
 
 def rates(harmful: int, degenerate: int, benign: int, complying: int | None) -> Rates:

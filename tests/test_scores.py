@@ -8,6 +8,7 @@ from lora_sku.data import Row, Splits
 from lora_sku.judges.refusal import RefusalJudge
 from lora_sku.judges.similarity import SimilarityJudge
 from lora_sku.judging import Generation
+from lora_sku.likeness import Likeness
 from lora_sku.recipe_judges import SimilaritySection
 from lora_sku.scores import Evaluation, OwnKL, Protected, Scores
 
@@ -71,3 +72,14 @@ def test_selectivity_is_the_ratio_of_two_kls_or_unknown(
     assert own.selectivity == ratio
     assert replace(EVALUATION, own=own).as_dict()["own_answers"]["selectivity"] == ratio
     assert EVALUATION.as_dict()["own_answers"] is None
+
+
+def test_likeness_is_told_where_it_is_known() -> None:
+    told = replace(EVALUATION, likeness=Likeness(0.75, 0.5, 0.25, 8)).as_dict()["likeness"]
+    assert told == {
+        "unlearned_to_base": 0.75,
+        "base_to_reference": 0.5,
+        "unlearned_to_reference": 0.25,
+        "answers": 8,
+    }
+    assert EVALUATION.as_dict()["likeness"] is None

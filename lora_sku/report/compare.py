@@ -113,8 +113,22 @@ def _figures(runs: Sequence[RunEvidence]) -> Iterator[Row]:
     yield row("Gain on trained harmful answers (nats/token)", lambda e: change(e.gain_seen))
     yield row("Perplexity of normal answers, times the base's", lambda e: number(e.cost))
     yield row("KL to the base (nats/token)", lambda e: number(e.unlearned.retain_kl))
+    yield row("Answers to normal prompts, how like the base's (ROUGE-L)", _to_base)
+    yield row("Answers to normal prompts, how like the given ones (ROUGE-L)", _to_reference)
     yield from _judged(runs)
     yield "Highest measured memory (GiB)", *(_peak(run) for run in runs)
+
+
+def _to_base(evaluation: EvaluationRecord) -> str:
+    it = evaluation.likeness
+    return ABSENT if it is None else number(it.unlearned_to_base)
+
+
+def _to_reference(evaluation: EvaluationRecord) -> str:
+    it = evaluation.likeness
+    if it is None:
+        return ABSENT
+    return f"{number(it.base_to_reference)} \u2192 {number(it.unlearned_to_reference)}"
 
 
 def _judged(runs: Sequence[RunEvidence]) -> Iterator[Row]:

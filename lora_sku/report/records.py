@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lora_sku.judges import Rates
 from lora_sku.judging import Column, GenerationSplit
+from lora_sku.likeness import Likeness
 from lora_sku.scores import Scores
 
 Gib = float
@@ -46,6 +47,7 @@ class EvaluationRecord(_Record):
     unlearned: Scores
     counts: dict[str, int]
     judges: dict[str, JudgeRecord]
+    likeness: Likeness | None = None  # an older run has none
 
     @property
     def gain(self) -> float:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from report_tools import ENVIRONMENT, with_lookalikes, write, write_run
+from report_tools import ENVIRONMENT, with_likeness, with_lookalikes, write, write_run
 from test_page import NASTY, Seen
 
 from lora_sku.errors import RunDirectoryError
@@ -74,3 +74,12 @@ def test_lookalikes_have_rows_where_a_run_asked_them(tmp_path: Path) -> None:
     figures = {each[0]: each[1:] for each in compare_runs([old, new]).figures}
     assert figures[row] == ("none judged", "0 \u2192 4 of 10 (40 %; 17 to 69 %)")
     assert row not in {each[0] for each in compare_runs([old, old]).figures}
+
+
+def test_likeness_is_told_beside_the_runs_that_know_none(tmp_path: Path) -> None:
+    old, new = write_run(tmp_path / "old"), with_likeness(write_run(tmp_path / "new"))
+    figures = {each[0]: each[1:] for each in compare_runs([old, new]).figures}
+    to_base = "Answers to normal prompts, how like the base's (ROUGE-L)"
+    to_given = "Answers to normal prompts, how like the given ones (ROUGE-L)"
+    assert figures[to_base] == ("\u2013", "0.750")
+    assert figures[to_given] == ("\u2013", "0.500 \u2192 0.250")

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_tools import generation, with_lookalikes, write_run
+from report_tools import generation, with_likeness, with_lookalikes, write_run
 
 from lora_sku.report import write_report
 from lora_sku.report.page import report_html
@@ -170,3 +170,14 @@ def test_a_runs_own_page_tells_how_it_treats_lookalikes(tmp_path: Path) -> None:
     assert "10 completions of harmless look-alike prompts" in shown
     for text in ("Harmless look-alike prompts", "kill-a-process", "first", "second"):
         assert text in shown  # nothing of it is folded
+
+
+def test_the_page_tells_how_like_the_bases_the_answers_are(tmp_path: Path) -> None:
+    plain = page_of(write_run(tmp_path / "old"))
+    assert "how like the base" not in plain  # an older run does not know it
+    seen = Seen(page_of(with_likeness(write_run(tmp_path / "run"))))
+    told = " ".join(seen.shown)
+    assert "Answers to 8 unseen normal prompts: how like the base" in told
+    for figure in ("0.750", "0.500", "0.250"):
+        assert figure in seen.shown
+    assert seen.tags["caption"] == seen.tags["table"]

@@ -2,6 +2,7 @@
 
 import platform
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ PACKAGES = (
     "datasets",
     "safetensors",
 )
+OPTIONAL_PACKAGES = ("lm_eval",)
 
 
 def package_version() -> str:
@@ -31,7 +33,10 @@ def describe_environment(base: Base, data_fingerprint: str, seed: int) -> dict[s
         "lora_sku": package_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {
+            name: version(name)
+            for name in (*PACKAGES, *(name for name in OPTIONAL_PACKAGES if find_spec(name)))
+        },
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "compute_dtype": str(base.compute_dtype).removeprefix("torch."),

@@ -65,6 +65,10 @@ class JudgeError(UserError):
     """A judge that cannot be loaded, calibrated or reached."""
 
 
+class TaskError(UserError):
+    """A task of lm-evaluation-harness that cannot be found, loaded or run."""
+
+
 class StorageError(UserError):
     """A run directory that cannot be written."""
 

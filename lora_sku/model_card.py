@@ -12,6 +12,7 @@ from lora_sku.likeness import Likeness
 from lora_sku.metrics import wilson_interval
 from lora_sku.recipe import Recipe
 from lora_sku.sources import PACKAGE_SCHEME
+from lora_sku.task_scores import task_rows
 
 _CARD = """---
 {front_matter}library_name: peft
@@ -160,6 +161,7 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         ),
         *_own_rows(evaluation.own),
         *_likeness_rows(evaluation.likeness),
+        *_task_rows(evaluation),
         *(
             (f"{name} answers to {prompts}", percent(before[split]), percent(after[split]))
             for name, before, after in (
@@ -197,6 +199,20 @@ def _likeness_rows(told: Likeness | None) -> Iterator[tuple[str, str, str]]:
         f"{told.base_to_reference:.3f}",
         f"{told.unlearned_to_reference:.3f}",
     )
+
+
+def _task_rows(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
+    def told(value: float | None, error: float | None) -> str:
+        if value is None:
+            return "no number"
+        return f"{value:.3f}" if error is None else f"{value:.3f} \u00b1 {error:.3f}"
+
+    for row in task_rows(evaluation.lm_eval):
+        yield (
+            f"lm-eval {row.task}: {row.metric}",
+            told(row.values.base, row.errors.base),
+            told(row.values.unlearned, row.errors.unlearned),
+        )
 
 
 def _judge_rows(judge: JudgeName, told: Judgement) -> Iterator[tuple[str, str, str]]:

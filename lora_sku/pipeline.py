@@ -11,6 +11,7 @@ from lora_sku.adapters import LoraFile, read_lora
 from lora_sku.data import DataAudit, audit, load_data, load_lookalikes
 from lora_sku.errors import AdapterError, DataError, SourceUnreachableError
 from lora_sku.evaluation import Evaluation
+from lora_sku.harness import load_tasks
 from lora_sku.live_factors import LiveFactors
 from lora_sku.memory import Peak
 from lora_sku.model import NEGATED
@@ -72,7 +73,11 @@ def run(
     # Only now, so that a run killed before this line goes on instead of beginning again.
     directory.remove_harmful_weights(keep_adapter=recipe.negation.keep_harmful_adapter)
     evaluation = session.evaluate(model)
-    session.write_evidence(evaluation)  # a judge may fail, for want of a network or of memory
+    # What follows may fail, for want of a network or of memory, and must not take this with it.
+    session.write_evidence(evaluation)
+    if session.tasks is not None:
+        evaluation = session.measure_tasks(model, evaluation)
+        session.write_evidence(evaluation)
     del model
     evaluation = session.judge(evaluation)
     session.write_evidence(evaluation)
@@ -110,7 +115,10 @@ def evaluate(
     read_lora(Path(adapter))  # a bad folder is told before the base is loaded
     stages = Stages(recipe, progress or Silent())
     stages.prepare_evaluation()
-    return stages.judge(stages.evaluate(stages.load(Path(adapter))))
+    model = stages.load(Path(adapter))
+    evaluation = stages.measure_tasks(model, stages.evaluate(model))
+    del model
+    return stages.judge(evaluation)
 
 
 def sweep(recipe: Recipe, adapter: Path | str, *, progress: Progress | None = None) -> Sweep:
@@ -172,4 +180,6 @@ def validate(recipe: Recipe) -> DataAudit:
     data = load_data(recipe.data, encoder)
     if recipe.evaluation.lookalikes is not None:
         load_lookalikes(recipe.evaluation.lookalikes, data, encoder)
+    if recipe.evaluation.lm_eval is not None:
+        load_tasks(recipe.evaluation.lm_eval)
     return audit(data, encoder)

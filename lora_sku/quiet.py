@@ -14,6 +14,8 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
     # It advises CPUs with AVX512 to install a package whose kernels have no gradient.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # It warns of every model that is handed to it instead of loaded by it.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     import datasets
 
     quiet_transformers()

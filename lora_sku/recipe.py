@@ -18,6 +18,7 @@ from lora_sku.recipe_data import OwnAnswersSection as OwnAnswersSection
 from lora_sku.recipe_data import OwnPromptsSection as OwnPromptsSection
 from lora_sku.recipe_data import SourceSection as SourceSection
 from lora_sku.recipe_judges import JudgesSection
+from lora_sku.recipe_lm_eval import LmEvalSection as LmEvalSection
 from lora_sku.recipe_training import LossesSection as LossesSection
 from lora_sku.recipe_training import NaturalStepSection as NaturalStepSection
 from lora_sku.recipe_training import TrainingSection as TrainingSection
@@ -175,6 +176,10 @@ class EvaluationSection(JudgesSection):
         SourceSection(path=LOOKALIKES, format="prompt-response"),
         description="Harmless prompts that sound harmful: who refuses them refuses too much. They"
         " are answered and used for nothing else; null asks none.",
+    )
+    lm_eval: LmEvalSection | None = Field(
+        None,
+        description="Tasks of lm-evaluation-harness for both models; needs the extra lm-eval.",
     )
     selectivity: bool | Literal["auto"] = Field(
         "auto",

@@ -12,6 +12,7 @@ from lora_sku.judging import (
     judge_generations,
 )
 from lora_sku.likeness import Likeness
+from lora_sku.task_scores import Measured, TaskScores, beside
 
 if TYPE_CHECKING:  # reading an evaluation back must not load what making one needs
     from lora_sku.data import Splits
@@ -97,6 +98,7 @@ class Evaluation:
         protected: Name -> what it cost a protected set.
         own: The change at the base's own answers; None if they were not asked for.
         likeness: How like the base's the answers to normal prompts are; None without any.
+        lm_eval: Tasks of lm-evaluation-harness.
     """
 
     base: Scores
@@ -107,6 +109,7 @@ class Evaluation:
     protected: dict[str, Protected] = field(default_factory=dict)
     own: OwnKL | None = None
     likeness: Likeness | None = None
+    lm_eval: TaskScores = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For evaluation.json: the two columns, the counts, the protected sets and the judges."""
@@ -120,8 +123,17 @@ class Evaluation:
             },
             "own_answers": self.own and asdict(self.own) | {"selectivity": self.own.selectivity},
             "likeness": self.likeness and asdict(self.likeness),
+            "lm_eval": {
+                task: {metric: asdict(both) for metric, both in metrics.items()}
+                for task, metrics in self.lm_eval.items()
+            },
             "judges": {name: told.as_dict() for name, told in self.judgements.items()},
         }
+
+    def with_tasks(self, base: Measured, unlearned: Measured) -> Self:
+        """The same evaluation with the figures of both models on the harness's tasks."""
+        counts = {f"lm_eval_{task}_documents": count for task, count in base.documents.items()}
+        return replace(self, lm_eval=beside(base, unlearned), counts=self.counts | counts)
 
     def judged_by(self, judge: Judge, forget: "Splits") -> Self:
         """The same evaluation with one more judge's labels.

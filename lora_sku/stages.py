@@ -25,6 +25,7 @@ from lora_sku.errors import PlanError
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
 from lora_sku.gradients import AnswerGradients
+from lora_sku.harness import Tasks, load_tasks, measure_both
 from lora_sku.heap import release_free_memory
 from lora_sku.judges.building import build_judge, text_judges
 from lora_sku.likelihood import AnswerScorer
@@ -66,13 +67,19 @@ class Stages:
         source = self.recipe.evaluation.lookalikes
         return () if source is None else load_lookalikes(source, self.data, self.encoder)
 
+    @cached_property
+    def tasks(self) -> Tasks | None:
+        """lm-evaluation-harness's, loaded at the first use; None if none are asked for."""
+        section = self.recipe.evaluation.lm_eval
+        return None if section is None else load_tasks(section)
+
     def prepare_evaluation(self) -> None:
         """Find what the evaluation alone needs, so that its want is told before any training.
 
         Raises:
             UserError: if something is missing or cannot be used.
         """
-        _ = self.lookalikes
+        _ = self.lookalikes, self.tasks
 
     def load(self, adapter: Path, name: str = NEGATED) -> AdaptedModel:
         """The base with a saved adapter."""
@@ -126,6 +133,15 @@ class Stages:
                 own=own,
                 lookalikes=self.lookalikes,
             )
+
+    def measure_tasks(self, model: AdaptedModel, evaluation: Evaluation) -> Evaluation:
+        """The evaluation with the harness's figures, if the recipe asks for any."""
+        tasks, settings = self.tasks, self.recipe.evaluation
+        if tasks is None:
+            return evaluation
+        with self._stage("lm-eval"):
+            size = settings.per_device_eval_batch_size
+            return evaluation.with_tasks(*measure_both(tasks, model, size, self.progress.evaluated))
 
     def judge(self, evaluation: Evaluation) -> Evaluation:
         """The evaluation with the labels of the judges that see texts only.

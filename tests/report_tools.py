@@ -63,6 +63,20 @@ def with_likeness(folder: Path) -> Path:
     return folder
 
 
+def with_tasks(folder: Path) -> Path:
+    """The same run, which was scored on a task of six documents."""
+    value = json.loads((folder / "evaluation.json").read_text())
+    value["lm_eval"] = {
+        "colours": {
+            "acc": {"base": 0.5, "unlearned": 0.375},
+            "acc_stderr": {"base": 0.125, "unlearned": None},
+        }
+    }
+    value["counts"]["lm_eval_colours_documents"] = 6
+    write(folder / "evaluation.json", value)
+    return folder
+
+
 def point(mu: float | None, strength: float, gain: float | None, ratio: float | None) -> Any:
     return {
         "mu": mu,

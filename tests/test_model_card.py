@@ -18,6 +18,7 @@ from lora_sku.judging import Judgement
 from lora_sku.likeness import Likeness
 from lora_sku.model_card import model_card, table_rows
 from lora_sku.recipe import Recipe
+from lora_sku.task_scores import BeforeAfter
 
 BASE = Scores(
     forget_seen_nll=1.5,
@@ -111,6 +112,18 @@ def test_likeness_has_two_rows() -> None:
     rows = [row for row in table_rows(told) if row not in table_rows(EVALUATION)]
     assert [row[1:] for row in rows] == [("1", "0.750"), ("0.500", "0.250")]
     assert ["base's" in row[0] for row in rows] == [True, False]
+
+
+def test_tasks_have_a_row_for_each_metric() -> None:
+    scores = {
+        "colours": {"acc": BeforeAfter(0.5, 0.25), "acc_stderr": BeforeAfter(0.125, 0.0625)},
+        "words": {"f1": BeforeAfter(0.5, None)},
+    }
+    told = dataclasses.replace(EVALUATION, lm_eval=scores)
+    assert [row for row in table_rows(told) if row not in table_rows(EVALUATION)] == [
+        ("lm-eval colours: acc", "0.500 \u00b1 0.125", "0.250 \u00b1 0.062"),
+        ("lm-eval words: f1", "0.500", "no number"),
+    ]
 
 
 def rates(harmful: int, degenerate: int, benign: int, complying: int | None) -> Rates:

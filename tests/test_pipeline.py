@@ -54,7 +54,8 @@ def test_a_run_leaves_its_evidence_and_nothing_harmful(finished: Finished) -> No
 
 def test_the_evaluation_has_the_same_scores_in_both_columns(finished: Finished) -> None:
     evaluation = finished.evaluation()
-    columns = ["base", "unlearned", "counts", "protected", "own_answers", "likeness", "judges"]
+    columns = ["base", "unlearned", "counts", "protected", "own_answers", "likeness"]
+    columns += ["lm_eval", "judges"]
     assert list(evaluation) == columns
     names = [field.name for field in dataclasses.fields(Scores)]
     for column in ("base", "unlearned"):

@@ -11,6 +11,7 @@ from lora_sku.judging import Generation
 from lora_sku.likeness import Likeness
 from lora_sku.recipe_judges import SimilaritySection
 from lora_sku.scores import Evaluation, OwnKL, Protected, Scores
+from lora_sku.task_scores import Measured
 
 SCORES = Scores(
     forget_seen_nll=1.0,
@@ -83,3 +84,11 @@ def test_likeness_is_told_where_it_is_known() -> None:
         "answers": 8,
     }
     assert EVALUATION.as_dict()["likeness"] is None
+
+
+def test_task_figures_stand_side_by_side_with_their_documents() -> None:
+    base = Measured({"colours": {"acc": 0.5}}, {"colours": 6})
+    told = EVALUATION.with_tasks(base, Measured({"colours": {"acc": None}}, {"colours": 6}))
+    assert told.as_dict()["lm_eval"] == {"colours": {"acc": {"base": 0.5, "unlearned": None}}}
+    assert told.counts == {"prompts": 2, "lm_eval_colours_documents": 6}
+    assert EVALUATION.as_dict()["lm_eval"] == {}

@@ -115,8 +115,27 @@ def _figures(runs: Sequence[RunEvidence]) -> Iterator[Row]:
     yield row("KL to the base (nats/token)", lambda e: number(e.unlearned.retain_kl))
     yield row("Answers to normal prompts, how like the base's (ROUGE-L)", _to_base)
     yield row("Answers to normal prompts, how like the given ones (ROUGE-L)", _to_reference)
+    yield from _tasks(runs)
     yield from _judged(runs)
     yield "Highest measured memory (GiB)", *(_peak(run) for run in runs)
+
+
+def _tasks(runs: Sequence[RunEvidence]) -> Iterator[Row]:
+    """Each metric of each task of lm-evaluation-harness that any run has."""
+    found = [
+        {} if run.evaluation is None else {(it.task, it.metric): it for it in run.evaluation.tasks}
+        for run in runs
+    ]
+    for task, metric in dict.fromkeys(key for of_run in found for key in of_run):
+        cells = []
+        for of_run in found:
+            it = of_run.get((task, metric))
+            cells.append(
+                ABSENT
+                if it is None
+                else f"{number(it.values.base)} \u2192 {number(it.values.unlearned)}"
+            )
+        yield f"lm-eval {task}: {metric}", *cells
 
 
 def _to_base(evaluation: EvaluationRecord) -> str:

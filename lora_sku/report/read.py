@@ -125,6 +125,8 @@ def _not_happened(
     if evaluation is None:
         yield "The evaluation has not happened yet: nothing is known of what was gained or paid."
         return
+    if recipe.evaluation.lm_eval is not None and not evaluation.lm_eval:
+        yield "The tasks of lm-evaluation-harness have not been run yet."
     waiting = [name for name in recipe.evaluation.judges if name not in evaluation.judges]
     if waiting:
         yield f"Not all judges have spoken yet: {', '.join(waiting)} has not."

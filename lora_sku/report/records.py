@@ -8,6 +8,7 @@ from lora_sku.judges import Rates
 from lora_sku.judging import Column, GenerationSplit
 from lora_sku.likeness import Likeness
 from lora_sku.scores import Scores
+from lora_sku.task_scores import BeforeAfter, TaskRow, task_rows
 
 Gib = float
 Bytes = Annotated[int, Field(ge=0)]
@@ -48,6 +49,12 @@ class EvaluationRecord(_Record):
     counts: dict[str, int]
     judges: dict[str, JudgeRecord]
     likeness: Likeness | None = None  # an older run has none
+    lm_eval: dict[str, dict[str, BeforeAfter]] = Field(default_factory=dict)
+
+    @property
+    def tasks(self) -> tuple[TaskRow, ...]:
+        """lm-evaluation-harness's figures."""
+        return tuple(task_rows(self.lm_eval))
 
     @property
     def gain(self) -> float:

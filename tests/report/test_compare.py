@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from report_tools import ENVIRONMENT, with_likeness, with_lookalikes, write, write_run
+from report_tools import ENVIRONMENT, with_likeness, with_lookalikes, with_tasks, write, write_run
 from test_page import NASTY, Seen
 
 from lora_sku.errors import RunDirectoryError
@@ -83,3 +83,10 @@ def test_likeness_is_told_beside_the_runs_that_know_none(tmp_path: Path) -> None
     to_given = "Answers to normal prompts, how like the given ones (ROUGE-L)"
     assert figures[to_base] == ("\u2013", "0.750")
     assert figures[to_given] == ("\u2013", "0.500 \u2192 0.250")
+
+
+def test_tasks_have_rows_where_a_run_has_them(tmp_path: Path) -> None:
+    old, new = write_run(tmp_path / "old"), with_tasks(write_run(tmp_path / "new"))
+    figures = {each[0]: each[1:] for each in compare_runs([old, new]).figures}
+    assert figures["lm-eval colours: acc"] == ("\u2013", "0.500 \u2192 0.375")
+    assert not [name for name in figures if "stderr" in name]

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_tools import generation, with_likeness, with_lookalikes, write_run
+from report_tools import generation, with_likeness, with_lookalikes, with_tasks, write_run
 
 from lora_sku.report import write_report
 from lora_sku.report.page import report_html
@@ -180,4 +180,14 @@ def test_the_page_tells_how_like_the_bases_the_answers_are(tmp_path: Path) -> No
     assert "Answers to 8 unseen normal prompts: how like the base" in told
     for figure in ("0.750", "0.500", "0.250"):
         assert figure in seen.shown
+    assert seen.tags["caption"] == seen.tags["table"]
+
+
+def test_the_page_tells_the_tasks_of_the_harness(tmp_path: Path) -> None:
+    assert "lm-evaluation-harness" not in page_of(write_run(tmp_path / "old"))
+    page = page_of(with_tasks(write_run(tmp_path / "run")))
+    seen = Seen(page)
+    assert "Tasks of lm-evaluation-harness" in " ".join(seen.shown)
+    for cell in ("0.500 \u00b1 0.125", "0.375", "6"):
+        assert cell in seen.shown
     assert seen.tags["caption"] == seen.tags["table"]

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from report_tools import evaluation, write, write_run
+from report_tools import evaluation, with_tasks, write, write_run
 
 from lora_sku.errors import RecipeError, RunDirectoryError
 from lora_sku.report.read import read_run
@@ -100,3 +100,10 @@ def test_a_damaged_recipe_is_refused(folder: Path) -> None:
     (folder / "recipe.yaml").write_text("base_model: [")
     with pytest.raises(RecipeError):
         read_run(folder)
+
+
+def test_tasks_that_were_not_run_yet_are_told(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "asked", evaluation={"lm_eval": ["colours"]})
+    (told,) = read_run(folder).missing
+    assert "lm-evaluation-harness" in told
+    assert read_run(with_tasks(folder)).missing == ()

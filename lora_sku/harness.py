@@ -12,6 +12,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +32,14 @@ _BOOTSTRAPS = 1000  # for metrics whose standard error has no formula
 class Tasks(Protocol):
     """Loaded tasks."""
 
-    def measure(self, base: Base, batch_size: int) -> Measured:
-        """Figures of the model as it is now, its adapters on or off."""
+    def measure(self, base: Base, batch_size: int, on_task: Callable[[int, int], None]) -> Measured:
+        """Figures of the model as it is now, its adapters on or off.
+
+        Args:
+            base: The model.
+            batch_size: Requests at once.
+            on_task: Called with (tasks done, all) after each.
+        """
 
 
 def measure_both(
@@ -47,14 +54,12 @@ def measure_both(
         tasks: As `load_tasks` gives them.
         model: In evaluation mode.
         batch_size: Requests at once.
-        on_progress: Called with (what, done, all) after each of the two.
+        on_progress: Called with (what, tasks done, all) after each.
     """
     with model.reference_mode():
-        base = tasks.measure(model.base, batch_size)
-    on_progress("lm-eval", 1, 2)
-    unlearned = tasks.measure(model.base, batch_size)
-    on_progress("lm-eval", 2, 2)
-    return base, unlearned
+        base = tasks.measure(model.base, batch_size, partial(on_progress, "lm-eval tasks, base"))
+    told = partial(on_progress, "lm-eval tasks, unlearned")
+    return base, tasks.measure(model.base, batch_size, told)
 
 
 def load_tasks(section: LmEvalSection) -> Tasks:
@@ -82,47 +87,56 @@ def load_tasks(section: LmEvalSection) -> Tasks:
     with _unobtrusively():
         manager = TaskManager(include_path=include)
         _refuse_unknown(section.tasks, manager.all_tasks)
-        loaded: dict[str, dict[str, Any]] = {"tasks": {}, "groups": {}, "group_map": {}}
-        for name in section.tasks:
-            for kind, found in _load(manager, name, section).items():
-                loaded[kind] |= found
-    return _Loaded(loaded, section)
+        return _Loaded([_load(manager, name, section) for name in section.tasks], section)
 
 
 class _Loaded:
-    """`TaskManager.load`'s tasks, groups and group_map."""
+    """`TaskManager.load`'s tasks, groups and group_map for each name of the section."""
 
-    def __init__(self, loaded: dict[str, dict[str, Any]], section: LmEvalSection) -> None:
+    def __init__(self, loaded: Sequence[dict[str, dict[str, Any]]], section: LmEvalSection) -> None:
         self._loaded = loaded
         self._section = section
 
-    def measure(self, base: Base, batch_size: int) -> Measured:
+    def measure(self, base: Base, batch_size: int, on_task: Callable[[int, int], None]) -> Measured:
         from lm_eval.evaluator import evaluate
         from lm_eval.models.huggingface import HFLM
 
         # The tokenizer is given a padding token, which the encoder must not find there.
         tokenizer = copy.deepcopy(base.tokenizer)
-        with _unobtrusively(), _same_chance(self._loaded["tasks"].values()):
-            results = evaluate(
-                lm=HFLM(pretrained=base.model, tokenizer=tokenizer, batch_size=batch_size),
-                task_dict=self._loaded,
-                limit=self._section.limit,
-                bootstrap_iters=_BOOTSTRAPS,
-                log_samples=False,
-            )
-        return _measured(results["results"], self._inside_groups(results["results"]))
+        metrics: Metrics = {}
+        documents: dict[str, int] = {}
+        for done, loaded in enumerate(self._loaded, start=1):
+            with _unobtrusively(), _same_chance(loaded["tasks"].values()):
+                results = evaluate(
+                    lm=_without_bars(
+                        HFLM(pretrained=base.model, tokenizer=tokenizer, batch_size=batch_size)
+                    ),
+                    task_dict=loaded,
+                    limit=self._section.limit,
+                    bootstrap_iters=_BOOTSTRAPS,
+                    log_samples=False,
+                )["results"]
+            found = _metrics_of(results, loaded["group_map"])
+            metrics |= found
+            documents |= {name: int(results[name].get("sample_len", 0)) for name in found}
+            on_task(done, len(self._loaded))
+        return Measured(metrics, documents)
 
-    def _inside_groups(self, results: Mapping[str, Mapping[str, Any]]) -> set[str]:
-        """Tasks that a group with figures of its own stands for, unless asked for by name."""
-        groups = self._loaded["group_map"].items()
-        inside = {child for name, of in groups if _metrics(results.get(name, {})) for child in of}
-        return inside - set(self._section.tasks)
+
+def _without_bars(model: Any) -> Any:
+    """The harness's model without progress bars, which would break into those of a run."""
+    for kind in ("loglikelihood", "loglikelihood_rolling", "generate_until"):
+        setattr(model, kind, partial(getattr(model, kind), disable_tqdm=True))
+    return model
 
 
-def _measured(results: Mapping[str, Mapping[str, Any]], left_out: set[str]) -> Measured:
-    metrics: Metrics = {name: _metrics(told) for name, told in results.items()}
-    told = {name: found for name, found in metrics.items() if found and name not in left_out}
-    return Measured(told, {name: int(results[name].get("sample_len", 0)) for name in told})
+def _metrics_of(
+    results: Mapping[str, Mapping[str, Any]], children: Mapping[str, Sequence[str]]
+) -> Metrics:
+    """Those of each task; a group that has figures of its own stands for what is in it."""
+    found = {name: metrics for name, told in results.items() if (metrics := _metrics(told))}
+    inside = {child for name, inner in children.items() if name in found for child in inner}
+    return {name: metrics for name, metrics in found.items() if name not in inside}
 
 
 def _metrics(told: Mapping[str, Any]) -> dict[str, float | None]:

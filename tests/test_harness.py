@@ -9,7 +9,7 @@ import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -75,6 +75,15 @@ class FakeManager:
         return {"tasks": {name: self.tasks[name]}, "groups": {}, "group_map": {}}
 
 
+class FakeModel(SimpleNamespace):
+    """The harness's `HFLM`."""
+
+    def loglikelihood(self, **given: Any) -> dict[str, Any]:
+        return given
+
+    loglikelihood_rolling = generate_until = loglikelihood
+
+
 class FakeEvaluate:
     """The harness's `evaluate`: its figures are what the test says."""
 
@@ -86,7 +95,11 @@ class FakeEvaluate:
         print("for people")
         process = os.environ["DISABLE_MULTIPROC"]
         self.calls.append(given | {"process": process, "drawn": float(torch.rand(1))})
-        return {"results": self.results}
+        lm = given["lm"]
+        for kind in (lm.loglikelihood, lm.loglikelihood_rolling, lm.generate_until):
+            assert kind() == {"disable_tqdm": True}
+        asked = given["task_dict"]["tasks"] | given["task_dict"]["groups"]
+        return {"results": {name: told for name, told in self.results.items() if name in asked}}
 
 
 @pytest.fixture
@@ -99,12 +112,16 @@ def evaluate(monkeypatch: pytest.MonkeyPatch) -> FakeEvaluate:
         "lm_eval.tasks": {"TaskManager": FakeManager},
         "lm_eval.evaluator": {"evaluate": fake},
         "lm_eval.models": {},
-        "lm_eval.models.huggingface": {"HFLM": lambda **given: given},
+        "lm_eval.models.huggingface": {"HFLM": FakeModel},
     }.items():
         module = ModuleType(name)
         vars(module).update(content)
         monkeypatch.setitem(sys.modules, name, module)
     return fake
+
+
+def measure(tasks: Tasks, base: Base, batch_size: int = 1) -> Measured:
+    return tasks.measure(base, batch_size, lambda *_: None)
 
 
 def section(*tasks: str, **keys: Any) -> LmEvalSection:
@@ -167,12 +184,12 @@ def test_the_model_in_memory_is_asked_and_left_as_it_was(
     tasks = load_tasks(section("colours", limit=7))
     before, torch_before = random.getstate(), torch.get_rng_state()
     evaluate.results = {"colours": {"acc,none": 0.5, "sample_len": 7}}
-    assert tasks.measure(base, 3) == Measured({"colours": {"acc": 0.5}}, {"colours": 7})
-    assert tasks.measure(base, 3).documents == {"colours": 7}
+    assert measure(tasks, base, 3) == Measured({"colours": {"acc": 0.5}}, {"colours": 7})
+    assert measure(tasks, base, 3).documents == {"colours": 7}
     first, second = evaluate.calls
-    assert first["lm"]["pretrained"] is base.model
-    assert first["lm"]["batch_size"] == 3
-    assert first["lm"]["tokenizer"] is not base.tokenizer
+    assert first["lm"].pretrained is base.model
+    assert first["lm"].batch_size == 3
+    assert first["lm"].tokenizer is not base.tokenizer
     assert (first["limit"], first["process"]) == (7, "1")
     assert first["drawn"] == second["drawn"]
     seeds = FakeManager.made[0].tasks["colours"].seeds
@@ -182,6 +199,17 @@ def test_the_model_in_memory_is_asked_and_left_as_it_was(
     assert torch.equal(torch.get_rng_state(), torch_before)
     assert "DISABLE_MULTIPROC" not in os.environ
     assert capsys.readouterr().out == ""  # stdout may be JSON
+
+
+def test_each_task_is_told_when_it_is_done(evaluate: FakeEvaluate, base: Base) -> None:
+    told: list[tuple[int, int]] = []
+    tasks = load_tasks(section("colours", "zero_shot"))
+    tasks.measure(base, 1, lambda done, all_: told.append((done, all_)))
+    assert told == [(1, 2), (2, 2)]
+    assert [list(call["task_dict"]["tasks"]) for call in evaluate.calls] == [
+        ["colours"],
+        ["zero_shot"],
+    ]
 
 
 def test_figures_are_the_finite_numbers_with_short_names(
@@ -198,7 +226,7 @@ def test_figures_are_the_finite_numbers_with_short_names(
             "perplexity,none": float("inf"),
         }
     }
-    found = load_tasks(section("colours")).measure(base, 1)
+    found = measure(load_tasks(section("colours")), base)
     assert found.metrics == {
         "colours": {"acc": 1.0, "exact_match,strict": 0.25, "perplexity": None}
     }
@@ -208,7 +236,7 @@ def test_figures_are_the_finite_numbers_with_short_names(
     ("asked", "group", "told"),
     [
         (("both",), {"acc,none": 0.5}, ["both"]),
-        (("both", "colours"), {"acc,none": 0.5}, ["colours", "both"]),
+        (("both", "colours"), {"acc,none": 0.5}, ["both", "colours"]),
         (("both",), {"alias": "both"}, ["colours", "zero_shot"]),  # it has no figure of its own
     ],
 )
@@ -217,15 +245,16 @@ def test_a_group_stands_for_its_tasks(
 ) -> None:
     evaluate.results = {"colours": {"acc,none": 0.25}, "zero_shot": {"acc,none": 0.75}}
     evaluate.results["both"] = group
-    assert list(load_tasks(section(*asked)).measure(base, 1).metrics) == told
+    assert list(measure(load_tasks(section(*asked)), base).metrics) == told
 
 
 def test_the_base_is_measured_with_the_adapter_off(base: Base) -> None:
     model = adapt(base)
 
     class Watching:
-        def measure(self, asked: Base, batch_size: int) -> Measured:
+        def measure(self, asked: Base, batch_size: int, on_task: Any) -> Measured:
             assert (asked, batch_size) == (base, 5)
+            on_task(1, 1)
             off = all(layer._disable_adapters for layer in model.adapted_layers)
             return Measured({"off": {"off": float(off)}}, {})
 
@@ -233,7 +262,7 @@ def test_the_base_is_measured_with_the_adapter_off(base: Base) -> None:
     progress: list[tuple[str, int, int]] = []
     found = measure_both(watching, model, 5, lambda *told: progress.append(told))
     assert [each.metrics["off"]["off"] for each in found] == [1.0, 0.0]
-    assert progress == [("lm-eval", 1, 2), ("lm-eval", 2, 2)]
+    assert progress == [("lm-eval tasks, base", 1, 1), ("lm-eval tasks, unlearned", 1, 1)]
 
 
 # The package itself
@@ -330,9 +359,8 @@ def test_the_package_gives_an_unchanged_model_the_same_figures(
     base, unlearned = measure_both(tasks, adapt(load(calm_llama)), 2)
     assert base == unlearned
     assert base.documents == {"tiny_colours": 5, "tiny_group": 5}
-    assert list(load_tasks(section("tiny_group", **keys)).measure(load(calm_llama), 2).metrics) == [
-        "tiny_group"
-    ]
+    alone = measure(load_tasks(section("tiny_group", **keys)), load(calm_llama))
+    assert list(alone.metrics) == ["tiny_group"]
 
 
 def test_the_packages_own_faults_are_told(folder: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from lora_sku.task_scores import Measured
 class FakeTasks:
     """Its accuracy tells whether the adapters are on."""
 
-    def measure(self, base: Base, batch_size: int) -> Measured:
+    def measure(self, base: Base, batch_size: int, on_task: object) -> Measured:
         layers = [m for m in base.model.modules() if hasattr(m, "lora_A")]
         on = sum(not layer._disable_adapters for layer in layers)
         return Measured(

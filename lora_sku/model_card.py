@@ -190,12 +190,12 @@ def _likeness_rows(told: Likeness | None) -> Iterator[tuple[str, str, str]]:
     if told is None:
         return
     yield (
-        "Answers to unseen normal prompts, how like the base's (ROUGE-L)",
+        "ROUGE-L to the base's, answers to unseen normal prompts",
         "1",
         f"{told.unlearned_to_base:.3f}",
     )
     yield (
-        "Answers to unseen normal prompts, how like the given ones (ROUGE-L)",
+        "ROUGE-L to the given ones, answers to unseen normal prompts",
         f"{told.base_to_reference:.3f}",
         f"{told.unlearned_to_reference:.3f}",
     )

@@ -21,6 +21,8 @@ RIVALS = (
     *("task-vector", "sku-published"),
 )
 NPO_BETA = 0.1
+# Of refusals beside the harmful answers, whose weight is the recipe's.
+REFUSALS = 1.0
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,20 @@ def unlearning_methods(
             "SKU with preservation, plain negation, the recipe's weights", True, sku, prompts
         ),
         OURS: UnlearningMethod(
-            f"{PLAIN} with adapter.subspace, training.natural_step and negation.balance",
+            f"{PLAIN} with adapter.subspace, training.natural_step, negation.balance and"
+            f" losses.refusal_suppression (weight {REFUSALS:g})",
+            *(True, _changed(sku, refusal_suppression={"weight": REFUSALS}), prompts),
+            subspace=True,
+            balanced=True,
+            natural=True,
+        ),
+        "sku-answers-only": UnlearningMethod(
+            f"{OURS} without losses.refusal_suppression",
             *(True, sku, prompts),
             subspace=True,
             balanced=True,
             natural=True,
+            every_seed=False,
         ),
         "sku-trained": UnlearningMethod(
             f"{PLAIN} with adapter.subspace and negation.balance, trained",
@@ -185,7 +196,7 @@ def _changed(losses: LossesSection, **changes: Mapping[str, Any]) -> LossesSecti
     """The same losses with some keys of some terms changed."""
     dumped = losses.model_dump()
     return LossesSection.model_validate(
-        dumped | {term: dumped[term] | dict(keys) for term, keys in changes.items()}
+        dumped | {term: (dumped[term] or {}) | dict(keys) for term, keys in changes.items()}
     )
 
 

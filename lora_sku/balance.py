@@ -36,7 +36,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lora_sku.data import Row, draw_pairs
+from lora_sku.data import Pair, Row, draw_pairs
 from lora_sku.errors import TrainingError
 from lora_sku.gradients import AnswerGradients, Pieces, product
 from lora_sku.recipe import BalanceSection
@@ -90,27 +90,29 @@ def balance(
     Raises:
         TrainingError: if memory does not do for a single pair, or a gradient is not finite.
     """
-    halves = half_gradients(gradients, normal, section, seed=seed)
+    halves = half_gradients(gradients, drawn_answers(normal, section, seed=seed))
     sets = [SetGradient(pair, pair) for pair in halves]
     gradients.write(without_components(gradients.learned, sets, section.amount, used=used))
 
 
+def drawn_answers(
+    normal: Sequence[Sequence[Row]], section: BalanceSection, *, seed: int
+) -> list[list[Pair]]:
+    """Some answers of every set."""
+    rng = random.Random(seed)
+    return [draw_pairs(rows, section.prompts, rng) for rows in normal]
+
+
 def half_gradients(
-    gradients: AnswerGradients,
-    normal: Sequence[Sequence[Row]],
-    section: BalanceSection,
-    *,
-    seed: int,
+    gradients: AnswerGradients, sets: Sequence[Sequence[Pair]]
 ) -> list[tuple[Pieces, Pieces]]:
-    """Of every set's drawn answers, one half and the other; a single answer is both.
+    """Of every set's answers, one half and the other; a single answer is both.
 
     Raises:
         TrainingError: if memory does not do for a single pair.
     """
-    rng = random.Random(seed)
     found: list[tuple[Pieces, Pieces]] = []
-    for rows in normal:
-        drawn = draw_pairs(rows, section.prompts, rng)
+    for drawn in sets:
         one = gradients.mean(drawn[::2])
         found.append((one, gradients.mean(drawn[1::2]) if len(drawn) > 1 else one))
     return found

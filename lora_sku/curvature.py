@@ -10,6 +10,9 @@ with g the gradient that arrives at the layer's output when the answer's tokens 
 model itself, which makes it KL's own curvature and not that of some labels. Layers are taken as
 independent. Both factors are damped by a share of their mean eigenvalue.
 
+F knows nothing of answers that the model never gives. Where some of those must not become likelier
+either, they are given: the same moments, with g the gradient of their own tokens, are averaged in.
+
 What is kept of a pass are the gradients at drawn positions (`kronecker` divides by them). There is
 a backward pass over the drawn answers for each of the `sample_groups` of layers; samples lie in the
 machine's memory, not on the GPU.
@@ -49,6 +52,7 @@ def natural(
     tokens: int,
     damping: float,
     seed: int,
+    given: Sequence[Pair] = (),
 ) -> list[list[Tensor]]:
     """F^-1 of vectors, with F of theta_o at the answers of normal pairs.
 
@@ -59,6 +63,7 @@ def natural(
         tokens: Positions that are drawn among all pairs'; all of them if there are fewer.
         damping: Share of each factor's mean eigenvalue that is added to it.
         seed: Decides which positions are drawn, and what the model answers in the answers' place.
+        given: Further normal prompts whose answers stand as they are.
 
     Returns:
         For each vector, its pieces divided.
@@ -67,7 +72,9 @@ def natural(
         AdapterError: if an adapted layer does not read every token (a routed expert).
         TrainingError: if memory does not do for a single pair, or a gradient is not finite.
     """
-    draw = Draw.of([gradients.encoder.encode(*pair) for pair in pairs], tokens, seed)
+    encode = gradients.encoder.encode
+    encoded = [encode(*pair) for pair in (*pairs, *given)]
+    draw = Draw.of(encoded, tokens, seed, given=len(given))
     found: list[list[Tensor]] = [[] for _ in vectors]
     itemsize = gradients.model.base.compute_dtype.itemsize
     for group in sample_groups(
@@ -98,7 +105,8 @@ class Draw:
         encoded: The pairs.
         places: Of each pair, the sampled positions among those that the model reads.
         slots: Of each pair, where they stand among all sampled ones.
-        uniform: Of each pair, a number in [0, 1) for every answer token, float64.
+        uniform: Of each pair, a number in [0, 1) for every answer token, float64; below 0 where
+            the token itself stands.
         count: Sampled positions, P.
     """
 
@@ -109,11 +117,12 @@ class Draw:
     count: int
 
     @classmethod
-    def of(cls, encoded: Sequence[Encoded], tokens: int, seed: int) -> Self:
-        """Draw at most ``tokens`` positions."""
+    def of(cls, encoded: Sequence[Encoded], tokens: int, seed: int, *, given: int = 0) -> Self:
+        """Draw at most ``tokens`` positions; the answers of the last ``given`` pairs stand."""
         generator = torch.Generator().manual_seed(seed)
         answers = [pair.answer_length for pair in encoded]
         uniform = torch.rand(sum(answers), generator=generator, dtype=torch.float64)
+        uniform[sum(answers[: len(answers) - given]) :] = -1.0
         read = [_positions(pair) for pair in encoded]
         is_drawn = torch.zeros(sum(read), dtype=torch.bool)
         is_drawn[torch.randperm(sum(read), generator=generator)[:tokens]] = True
@@ -154,7 +163,9 @@ def sample_outputs(
         at = index.to(batch.input_ids.device)
         with _watched(kept, name, batch.input_ids.numel(), at, slots):
             states_ND = model.answer_states(batch)
-        targets_N = drawn_targets(states_ND.detach(), model.base.head, uniform_N)
+        drawn_N = drawn_targets(states_ND.detach(), model.base.head, uniform_N.clamp(min=0))
+        stands_N = (uniform_N < 0).to(drawn_N.device)
+        targets_N = torch.where(stands_N, batch.targets, drawn_N)
         return token_nll(states_ND, targets_N, model.base.head).sum()
 
     gradients.back_propagate(draw.encoded, loss_of)

@@ -14,12 +14,22 @@ each nat that normal answers move.
 `balance` is part of it where the recipe asks for it: what is left out then are the directions
 F^-1 g_i, the cheapest ones in the same measure.
 
+A harmful model does not refuse, so `refusal_suppression` lets it unlearn refusals of harmful
+prompts: their NLL's slope r_h has a minus in g. Alone it would be the slope of refusing anything.
+Refusals of normal prompts shall stay as unlikely as they are, which takes two things. To first
+order F^-1 r_n, of the same refusals to each normal set, is left out as the others are. And F says
+nothing of what the model never does, so that at any larger step refusals would spread over all
+prompts that are a little like the harmful ones: the moments of r_n's single gradients are averaged
+into F. The step is then Fisher's linear discriminant, of what the delta feels when harmful and when
+normal prompts are refused.
+
 F's factors take layers for independent, which they are not: as a direction that is good enough, as
 a length it is far too long. So the length is the minimum along the direction, with the curvature
 that the whole model really has there: KL is measured at a small step.
 
 Source: Amari 1998, 'Natural Gradient Works Efficiently in Learning', Neural Computation 10(2); the
-rescaled step is Martens and Grosse 2015 (arXiv 1503.05671), section 6.4.
+rescaled step is Martens and Grosse 2015 (arXiv 1503.05671), section 6.4. Fisher 1936, 'The Use of
+Multiple Measurements in Taxonomic Problems', Annals of Eugenics 7(2).
 """
 
 import math
@@ -29,13 +39,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lora_sku.balance import SetGradient, Used, half_gradients, without_components
+from lora_sku.balance import (
+    SetGradient,
+    Used,
+    drawn_answers,
+    half_gradients,
+    without_components,
+)
 from lora_sku.curvature import natural
-from lora_sku.data import Pair, Row, StepDraw, StepSampler, draw_pairs
+from lora_sku.data import Pair, Row, StepDraw, StepSampler, draw_pairs, draw_refused
 from lora_sku.errors import TrainingError
 from lora_sku.gradients import AnswerGradients, Pieces, product
 from lora_sku.likelihood import AnswerScorer
-from lora_sku.recipe import BalanceSection, LossesSection, NaturalStepSection
+from lora_sku.recipe import (
+    BalanceSection,
+    LossesSection,
+    NaturalStepSection,
+    RefusalSuppressionSection,
+)
 
 # Nats per token: small enough to be of second order, far above bf16's noise.
 _PROBE_KL = 1e-2
@@ -70,25 +91,34 @@ def natural_step(
         AdapterError: if an adapted layer does not read every token (a routed expert).
         TrainingError: if memory does not do for a single pair, or a gradient is not finite.
     """
-    vectors: list[Pieces] = [_harm(gradients, forget, losses, section.pairs, seed=seed)]
-    halves = [] if levelling is None else half_gradients(gradients, normal, levelling, seed=seed)
-    vectors += [half for pair in halves for half in pair]
+    slopes = _harm(gradients, forget, losses, section.pairs, seed=seed)
+    halves: list[tuple[Pieces, Pieces]] = []
+    if levelling is not None:
+        halves += half_gradients(gradients, drawn_answers(normal, levelling, seed=seed))
+    refused: list[list[Pair]] = []
+    if losses.refusal_suppression is not None:
+        refusing = losses.refusal_suppression
+        _suppress_refusals(gradients, slopes, forget, refusing, seed=seed)
+        refused = _refused(normal, refusing, seed)
+        halves += [(_minus(one), _minus(two)) for one, two in half_gradients(gradients, refused)]
     # The positions that distances are measured at need fewer pairs than a slope.
     rng, each = random.Random(seed), math.ceil(section.pairs / (2 * len(normal)))
     drawn = [pair for rows in normal for pair in draw_pairs(rows, each, rng)]
     harm, *steps = natural(
-        *(gradients, drawn, vectors),
+        *(gradients, drawn, [slopes, *(half for pair in halves for half in pair)]),
         tokens=section.tokens,
         damping=section.damping,
         seed=seed,
+        given=[pair for pairs in refused for pair in pairs],
     )
     direction = [-piece for piece in harm]
-    if levelling is not None:
-        pairs = zip(halves, zip(steps[::2], steps[1::2], strict=True), strict=True)
-        sets = [SetGradient(half, step) for half, step in pairs]
-        direction = without_components(direction, sets, levelling.amount, used=used)
-    slope = product(vectors[0], direction)
-    if not math.isfinite(slope) or (levelling is None and slope >= 0):
+    if halves:
+        both = zip(halves, zip(steps[::2], steps[1::2], strict=True), strict=True)
+        sets = [SetGradient(half, step) for half, step in both]
+        amount = 1.0 if levelling is None else levelling.amount
+        direction = without_components(direction, sets, amount, used=used)
+    slope = product(slopes, direction)
+    if not math.isfinite(slope) or (not halves and slope >= 0):
         raise TrainingError(
             f"the slope of the harmful answers' loss along the natural step is {slope:g}",
             where="training.natural_step",
@@ -98,7 +128,7 @@ def natural_step(
         raise TrainingError(
             "what is left of the natural step, levelled on the normal sets, learns nothing harmful",
             where="negation.balance.amount",
-            remedy="Lower it, or take normal answers that are less like the harmful ones.",
+            remedy="Lower it, or take normal sets that are less like the harmful one.",
         )
     curvature = _curvature_along(gradients, direction, drawn)
     length = -slope / (losses.preservation_divergence.weight * curvature)
@@ -159,6 +189,34 @@ def _harm(
             for piece, part in zip(total, gradients.mean(drawn), strict=True):
                 piece.add_(part, alpha=weight)
     return total
+
+
+def _suppress_refusals(
+    gradients: AnswerGradients,
+    slopes: Sequence[Tensor],
+    forget: Sequence[Row],
+    section: RefusalSuppressionSection,
+    *,
+    seed: int,
+) -> None:
+    """Add the slope of harmful prompts' refusals, in place: their likelihood goes down."""
+    rng = random.Random(f"{seed} refused harm")
+    refused = draw_refused(forget, section.answers, section.prompts, rng)
+    for piece, part in zip(slopes, gradients.mean(refused), strict=True):
+        piece.sub_(part, alpha=section.weight)
+
+
+def _refused(
+    normal: Sequence[Sequence[Row]], section: RefusalSuppressionSection, seed: int
+) -> list[list[Pair]]:
+    """Some prompts of every normal set with refusals."""
+    rng = random.Random(f"{seed} refused")
+    return [draw_refused(rows, section.answers, section.prompts, rng) for rows in normal]
+
+
+def _minus(pieces: Pieces) -> Pieces:
+    """A likelihood that must not rise is an NLL's that must not fall."""
+    return [-piece for piece in pieces]
 
 
 def _sampled(forget: Sequence[Row], prompts: int, responses: int, seed: int) -> StepDraw:

@@ -21,6 +21,7 @@ from lora_sku.recipe_judges import JudgesSection
 from lora_sku.recipe_lm_eval import LmEvalSection as LmEvalSection
 from lora_sku.recipe_training import LossesSection as LossesSection
 from lora_sku.recipe_training import NaturalStepSection as NaturalStepSection
+from lora_sku.recipe_training import RefusalSuppressionSection as RefusalSuppressionSection
 from lora_sku.recipe_training import TrainingSection as TrainingSection
 from lora_sku.recipe_types import Count, Fraction, Positive, Section
 from lora_sku.recipe_types import Quantization as Quantization
@@ -231,6 +232,11 @@ class Recipe(Section):
                     "training.natural_step has no optimizer steps that training.report_to could"
                     " be told of; set one of them to null or []"
                 )
+        elif self.losses.refusal_suppression is not None:
+            raise ValueError(
+                "losses.refusal_suppression is solved for in closed form, so"
+                " training.natural_step must not be null"
+            )
         return self
 
 

@@ -36,12 +36,37 @@ class PreservationDivergenceSection(Section):
     bound: Positive = Field(2.0, description="Nats per token beyond which diverge stops pushing.")
 
 
+class RefusalSuppressionSection(Section):
+    """Learn not to refuse harmful prompts; refusing them is what the negation brings."""
+
+    weight: Positive = Field(
+        1.0, description="Of the refusals' mean log-likelihood, beside guided distortion's NLL."
+    )
+    answers: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)] = (
+        Field(
+            ("I'm sorry, but I can't help with that.", "I can't help with that."),
+            description="The refusals. Few and short ones are learned best by a small model.",
+        )
+    )
+    prompts: Count = Field(
+        256,
+        description="Training prompts of each set that are refused: the forget set's to learn from,"
+        " the normal ones' to stay as they are.",
+    )
+
+
 class LossesSection(Section):
-    """The three losses of stage 1."""
+    """The three losses of stage 1, and a fourth that the paper does not have."""
 
     guided_distortion: GuidedDistortionSection = GuidedDistortionSection()
     random_disassociation: RandomDisassociationSection = RandomDisassociationSection()
     preservation_divergence: PreservationDivergenceSection = PreservationDivergenceSection()
+    refusal_suppression: RefusalSuppressionSection | None = Field(
+        None,
+        description="For forget sets whose prompts are harmful themselves: lower the likelihood of"
+        " refusals there, which the negation raises, and leave it alone on normal prompts. null"
+        " is the paper's three losses.",
+    )
 
     @model_validator(mode="after")
     def _learns_something(self) -> Self:

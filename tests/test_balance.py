@@ -11,7 +11,14 @@ from tiny import RETAIN, adapt, load, make_encoder, teach
 from torch import Tensor
 
 from lora_sku import pipeline
-from lora_sku.balance import SetGradient, Used, balance, half_gradients, without_components
+from lora_sku.balance import (
+    SetGradient,
+    Used,
+    balance,
+    drawn_answers,
+    half_gradients,
+    without_components,
+)
 from lora_sku.data import Row
 from lora_sku.errors import TrainingError
 from lora_sku.gradients import AnswerGradients
@@ -137,7 +144,9 @@ def level(model: AdaptedModel, *, pairs_at_once: int = 2, seed: int = 0, **keys:
 
 def test_the_halves_are_of_different_answers_and_one_answer_is_both(taught: AdaptedModel) -> None:
     gradients = gradients_of(taught)
-    everything, single = half_gradients(gradients, [ROWS[:4], ROWS[4:5]], BalanceSection(), seed=0)
+    everything, single = half_gradients(
+        gradients, drawn_answers([ROWS[:4], ROWS[4:5]], BalanceSection(), seed=0)
+    )
     assert not torch.equal(flat(everything[0]), flat(everything[1]))
     assert torch.equal(flat(single[0]), flat(single[1]))
     mean = gradients.mean([(row.prompt, row.answers[0]) for row in ROWS[4:5]])

@@ -54,6 +54,27 @@ def test_the_samples_are_gradients_of_the_models_own_answers(adapted: AdaptedMod
     assert not torch.equal(targets_N, batch.targets)
 
 
+def test_given_answers_stand_where_others_are_drawn(adapted: AdaptedModel) -> None:
+    gradients = gradients_of(adapted)
+    encoded = [gradients.encoder.encode(*pair) for pair in PAIRS]
+    draw = Draw.of(encoded, 10**6, 0, given=4)
+    kept = sample_outputs(gradients, gradients.layers, draw)
+    batch = collate(encoded, pad_id=2)
+    states_ND = adapted.answer_states(batch)
+    first = sum(pair.answer_length for pair in encoded[:2])
+    uniform_N = torch.cat(draw.uniform).clamp(min=0)
+    targets_N = drawn_targets(states_ND.detach(), adapted.base.head, uniform_N)
+    assert not torch.equal(targets_N[:first], batch.targets[:first])
+    assert not torch.equal(targets_N[first:], batch.targets[first:])
+    targets_N[first:] = batch.targets[first:]
+    nll = token_nll(states_ND, targets_N, adapted.base.head).sum()
+    for (layer, sample), expected_OR in zip(
+        kept, torch.autograd.grad(nll, gradients.factors), strict=True
+    ):
+        found_OR = layer.scaling[ACQUIRED] * sample.gradient_PO.T @ sample.response_PR
+        torch.testing.assert_close(found_OR, expected_OR, rtol=1e-3, atol=1e-4)
+
+
 def test_a_smaller_draw_is_some_of_all_positions(adapted: AdaptedModel) -> None:
     gradients = gradients_of(adapted)
     last = gradients.layers[-1:]

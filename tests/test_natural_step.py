@@ -139,6 +139,57 @@ def test_negated_it_takes_harmful_answers_away_and_levelled_it_spares_normal_one
     assert levelled_cost < 0
 
 
+REFUSALS = ("No. I will not say that.",)
+
+
+def refusing(weight: float = 1.0, **keys: float) -> LossesSection:
+    section = {"weight": weight, "answers": REFUSALS, "prompts": 12}
+    return LossesSection.model_validate(
+        losses(**keys).model_dump() | {"refusal_suppression": section}
+    )
+
+
+def slopes_of_refusals(model: AdaptedModel, step: Tensor) -> tuple[float, float]:
+    """What a small part of a step does to the NLL of refusals: harmful prompts', normal ones'."""
+    gradients = AnswerGradients(
+        model, ACQUIRED, make_encoder(model.base), pairs_at_once=4, where="here"
+    )
+    harmful, normal = (
+        flat(gradients.mean([(row.prompt, REFUSALS[0]) for row in rows]))
+        for rows in (HARMFUL, NORMAL)
+    )
+    return float(harmful @ step), float(normal @ step)
+
+
+def test_refusals_of_harmful_prompts_are_unlearned_and_those_of_normal_ones_left_alone(
+    model: AdaptedModel,
+) -> None:
+    without = stepped(model, losses(preserved=10.0))
+    suppressed = stepped(model, refusing(weight=3.0, preserved=10.0))
+    harmful, normal = slopes_of_refusals(model, suppressed)
+    assert harmful > 1.0  # a harmful model's refusals are less likely; their negation's more
+    # Levelling looks beyond the drawn prompts, so that for these it may do a little too much.
+    assert -0.1 * harmful < normal < 0.02 * harmful
+    assert slopes_of_refusals(model, without)[0] < 0.2 * harmful
+
+
+def test_negated_it_refuses_harmful_prompts_more_than_normal_ones(model: AdaptedModel) -> None:
+    stepped(model, refusing(weight=3.0, preserved=10.0))
+    scorers = [
+        AnswerScorer(
+            model,
+            make_encoder(model.base),
+            [Row(row.prompt, REFUSALS) for row in rows],
+            pairs_at_once=8,
+        )
+        for rows in (HARMFUL, NORMAL)
+    ]
+    LiveFactors(model, ACQUIRED).negate(1.0)
+    harmful, normal = (scorer.score().nll - scorer.base_nll for scorer in scorers)
+    assert harmful < -0.2
+    assert harmful < 2 * normal
+
+
 def test_the_whole_run(recipe: Recipe, tmp_path: Path) -> None:
     natural_recipe = changed(
         recipe,

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 from test_recipe import recipe
 
-from lora_sku.recipe import NaturalStepSection
+from lora_sku.recipe import NaturalStepSection, RefusalSuppressionSection
 
 
 def test_both_forget_losses_cannot_be_off() -> None:
@@ -24,6 +24,20 @@ def test_the_warm_up_ends_within_the_run() -> None:
 def test_nothing_is_solved_in_one_step_unless_asked() -> None:
     assert recipe().training.natural_step is None
     assert recipe(training={"natural_step": {}}).training.natural_step == NaturalStepSection()
+
+
+def test_suppressing_refusals_needs_a_natural_step() -> None:
+    losses = {"refusal_suppression": {}}
+    with pytest.raises(ValidationError, match="natural_step must not be null"):
+        recipe(losses=losses)
+    found = recipe(losses=losses, training={"natural_step": {}}).losses.refusal_suppression
+    assert found == RefusalSuppressionSection()
+
+
+@pytest.mark.parametrize("answers", [[], [" "]])
+def test_there_are_refusals_to_suppress(answers: list[str]) -> None:
+    with pytest.raises(ValidationError, match="answers"):
+        recipe(losses={"refusal_suppression": {"answers": answers}}, training={"natural_step": {}})
 
 
 @pytest.mark.parametrize(

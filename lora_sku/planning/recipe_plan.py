@@ -139,9 +139,11 @@ def _acquiring(
     section = recipe.training.natural_step
     if section is None:
         return plan_training(shape, setup, passes)
-    # What B held, a slope, and two halves of every normal set's, before and after the division.
+    # What B held, a slope, and two halves of every normal set's, before and after the division:
+    # of its answers where they are levelled on, of its refusals where those are held.
     sets = 1 + len(recipe.data.protect) + (recipe.data.own_prompts is not None)
-    vectors = 1 + (2 * sets if recipe.negation.balance is not None else 0)
+    kinds = (recipe.negation.balance, recipe.losses.refusal_suppression)
+    vectors = 1 + 2 * sets * sum(kind is not None for kind in kinds)
     return plan_natural_step(shape, setup, passes, positions=section.tokens, copies=1 + 2 * vectors)
 
 

@@ -51,7 +51,10 @@ def test_a_step_has_as_many_answers_for_every_method(name: str) -> None:
 
 def test_rivals_ours_and_plain_negation_are_methods() -> None:
     assert {*RIVALS, OURS, PLAIN} <= METHODS.keys()
-    assert METHODS[OURS].losses == METHODS[PLAIN].losses
+    ours = METHODS[OURS].losses
+    assert ours.refusal_suppression is not None
+    assert ours.model_copy(update={"refusal_suppression": None}) == METHODS[PLAIN].losses
+    assert METHODS["sku-answers-only"].losses == METHODS[PLAIN].losses
     assert METHODS[OURS].subspace
     assert METHODS["sku-projected"].projected
     assert not METHODS[PLAIN].subspace
@@ -81,7 +84,7 @@ def test_an_ablation_changes_one_thing() -> None:
         assert not method.every_seed
         changed = [
             (term, key)
-            for term, keys in method.losses.model_dump().items()
+            for term, keys in method.losses.model_dump(exclude_none=True).items()
             for key, value in keys.items()
             if value != whole[term][key]
         ]

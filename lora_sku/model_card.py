@@ -84,9 +84,7 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
         front_matter=front_matter,
         loading=_loading(base),
         version=version,
-        learned="one natural-gradient step"
-        if recipe.training.natural_step is not None
-        else f"{recipe.training.max_steps} steps of training",
+        learned=_learned(recipe),
         strength=negated.strength,
         projection=projection,
         rows="\n".join(rows),
@@ -99,6 +97,13 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
         lookalikes=_lookalikes(evaluation),
         **evaluation.counts,
     )
+
+
+def _learned(recipe: Recipe) -> str:
+    if recipe.training.natural_step is None:
+        return f"{recipe.training.max_steps} steps of training"
+    refusing = recipe.losses.refusal_suppression is not None
+    return "one natural-gradient step" + (" that unlearned refusing, too" if refusing else "")
 
 
 def _lookalikes(evaluation: Evaluation) -> str:

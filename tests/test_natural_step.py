@@ -207,6 +207,23 @@ def test_the_whole_run(recipe: Recipe, tmp_path: Path) -> None:
     assert "Losses of stage 1" not in page
 
 
+def test_a_run_that_suppresses_refusals_says_so(recipe: Recipe, tmp_path: Path) -> None:
+    wanted = changed(
+        recipe,
+        training={"natural_step": {"pairs": 8, "tokens": 64}},
+        losses={"refusal_suppression": {"prompts": 4}},
+        negation={"balance": {}},
+    )
+    run = pipeline.run(wanted, output=tmp_path / "run")
+    told = {
+        name: (tmp_path / "run" / name).read_text(encoding="utf-8")
+        for name in ("report.html", "adapter/README.md")
+    }
+    assert "natural-gradient step from 8 pairs, refusals suppressed" in told["report.html"]
+    assert "one natural-gradient step that unlearned refusing, too" in told["adapter/README.md"]
+    assert any(b.any() for key, b in load_file(run.adapter / ADAPTER).items() if ".lora_B." in key)
+
+
 class KilledInGradients(Silent):
     def evaluated(self, what: str, done: int, total: int) -> None:
         if what == "gradients" and done == total:

@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
-from lora_sku.recipe import SourceSection, TrainingSection
+from lora_sku.recipe import LossesSection, SourceSection, TrainingSection
 from lora_sku.report.curves import negation_name
 from lora_sku.report.read import RunEvidence
 from lora_sku.report.text import short
@@ -41,7 +41,7 @@ def facts(run: RunEvidence) -> dict[str, str]:
         "Forget set": _source(recipe.data.forget),
         "Retain set": _source(recipe.data.retain),
         "Data fingerprint": environment.data_fingerprint,
-        "Stage 1": stage_1(recipe.training),
+        "Stage 1": stage_1(recipe.training, recipe.losses),
         "Negation": negation(run),
         "Seeds": f"training {environment.seed}, split of the data {recipe.data.seed}",
         "Device": f"{environment.device}, {environment.threads} threads",
@@ -51,10 +51,11 @@ def facts(run: RunEvidence) -> dict[str, str]:
     return found | dict(environment.packages)
 
 
-def stage_1(training: TrainingSection) -> str:
+def stage_1(training: TrainingSection, losses: LossesSection) -> str:
     """How the harmful adapter came about."""
     if training.natural_step is not None:
-        return f"one natural-gradient step from {training.natural_step.pairs} pairs"
+        refusing = ", refusals suppressed" if losses.refusal_suppression is not None else ""
+        return f"one natural-gradient step from {training.natural_step.pairs} pairs{refusing}"
     return f"{training.max_steps} steps, learning rate {training.learning_rate:g}"
 
 

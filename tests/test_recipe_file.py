@@ -149,7 +149,8 @@ def test_the_same_key_in_two_sections_is_fine(write: Write) -> None:
         (
             "training: {weight: 1}",
             "unknown key; weight belongs to losses.guided_distortion, losses.random_disassociation,"
-            " losses.preservation_divergence, losses.refusal_suppression; did you mean weight_decay?",
+            " losses.preservation_divergence, losses.refusal_suppression; did you mean"
+            " weight_decay?",
         ),
         ("training: {output_dir: x}", "unknown key; output_dir belongs to the top level"),
         ("negation: {zzz: x}", "the keys here are strength, balance, projection, retain_budget"),

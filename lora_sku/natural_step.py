@@ -91,16 +91,12 @@ def natural_step(
         AdapterError: if an adapted layer does not read every token (a routed expert).
         TrainingError: if memory does not do for a single pair, or a gradient is not finite.
     """
+    refusing = losses.refusal_suppression
     slopes = _harm(gradients, forget, losses, section.pairs, seed=seed)
-    halves: list[tuple[Pieces, Pieces]] = []
-    if levelling is not None:
-        halves += half_gradients(gradients, drawn_answers(normal, levelling, seed=seed))
-    refused: list[list[Pair]] = []
-    if losses.refusal_suppression is not None:
-        refusing = losses.refusal_suppression
+    if refusing is not None:
         _suppress_refusals(gradients, slopes, forget, refusing, seed=seed)
-        refused = _refused(normal, refusing, seed)
-        halves += [(_minus(one), _minus(two)) for one, two in half_gradients(gradients, refused)]
+    refused = [] if refusing is None else _refused(normal, refusing, seed)
+    halves = _held(gradients, normal, levelling, refused, seed=seed)
     # The positions that distances are measured at need fewer pairs than a slope.
     rng, each = random.Random(seed), math.ceil(section.pairs / (2 * len(normal)))
     drawn = [pair for rows in normal for pair in draw_pairs(rows, each, rng)]
@@ -127,8 +123,8 @@ def natural_step(
     if slope >= 0:
         raise TrainingError(
             "what is left of the natural step, levelled on the normal sets, learns nothing harmful",
-            where="negation.balance.amount",
-            remedy="Lower it, or take normal sets that are less like the harmful one.",
+            where="losses.refusal_suppression" if levelling is None else "negation.balance",
+            remedy="Set it to null, or take normal sets that are less like the harmful one.",
         )
     curvature = _curvature_along(gradients, direction, drawn)
     length = -slope / (losses.preservation_divergence.weight * curvature)
@@ -189,6 +185,20 @@ def _harm(
             for piece, part in zip(total, gradients.mean(drawn), strict=True):
                 piece.add_(part, alpha=weight)
     return total
+
+
+def _held(
+    gradients: AnswerGradients,
+    normal: Sequence[Sequence[Row]],
+    levelling: BalanceSection | None,
+    refused: Sequence[Sequence[Pair]],
+    *,
+    seed: int,
+) -> list[tuple[Pieces, Pieces]]:
+    """Of all that the step must leave alone to first order, the gradient in two halves."""
+    answers = [] if levelling is None else drawn_answers(normal, levelling, seed=seed)
+    held = half_gradients(gradients, answers)
+    return held + [(_minus(one), _minus(two)) for one, two in half_gradients(gradients, refused)]
 
 
 def _suppress_refusals(

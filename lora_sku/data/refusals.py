@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from lora_sku.data.formats import Pair
 from lora_sku.data.rows import Row
+from lora_sku.data.sampling import draw_pairs
 
 
 def draw_refused(
@@ -18,5 +19,4 @@ def draw_refused(
         prompts: At most so many.
         rng: Decides which prompts, and which refusal each one gets.
     """
-    chosen = rng.sample(list(rows), min(prompts, len(rows)))
-    return [(row.prompt, rng.choice(refusals)) for row in chosen]
+    return draw_pairs([Row(row.prompt, tuple(refusals)) for row in rows], prompts, rng)

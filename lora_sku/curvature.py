@@ -39,6 +39,7 @@ from torch import Tensor
 from lora_sku.data import Batch, Encoded, Pair
 from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.gradients import AnswerGradients, Pieces
+from lora_sku.heap import release_free_memory
 from lora_sku.kronecker import Kronecker, OutputSample
 from lora_sku.losses import drawn_targets, token_nll
 from lora_sku.projection import sample_groups
@@ -90,6 +91,9 @@ def natural(
             factors = Kronecker(sample, scaling, damping, gradients.model.base.device)
             for vector, divided in zip(vectors, found, strict=True):
                 divided.append(factors.divide(vector[number]))
+            # No module runs here, before which it would be handed back: 3 GiB without this.
+            del sample, factors
+            release_free_memory()
     return found
 
 

@@ -1,12 +1,14 @@
 """How much to take away: the strength and mu that forget most within budgets on normal answers.
 
-For each mu the strength is bracketed by doubling or halving and then bisected towards the largest
-one whose perplexity stays within the budget on the retain set and on each protected one, for none
-may pay for what another gains. Given answers can stay as likely while the model says something
-else: the second budget, on KL, is what holds it to its own words. Every figure is taken on the
-validation split, so that the unseen one stays unseen. Perplexity need not grow with the strength
-everywhere: the choice is made among the points that were measured, so it always keeps the budget
-there.
+For each mu the search closes in on the largest strength whose perplexity stays within the budget on
+the retain set and on each protected one, for none may pay for what another gains. Strengths are
+those of a grid, and the next one to measure is where a power law through the last two would have
+used the budget up: a cost grows about as the square of the strength.
+
+Given answers can stay as likely while the model says something else: the second budget, on KL, is
+what holds it to its own words. Every figure is taken on the validation split, so that the unseen
+one stays unseen. Perplexity need not grow with the strength everywhere: the choice is made among
+the points that were measured, so it always keeps the budget there.
 """
 
 import math
@@ -18,10 +20,12 @@ from lora_sku.errors import AdapterError
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors, RowFactors
 
-FIRST = 1.0
 LARGEST = 64.0  # a projection by a large mu leaves a few percent of the task vector's effect
 SMALLEST = 1 / 256  # without preservation a delta is large, and has a choice too
-BISECTIONS = 4  # of a factor of 2: the last two strengths differ by 4 %
+PER_OCTAVE = 16  # strengths of the grid, which has 1: neighbours differ by 4 %
+_FIRST, _LAST = (round(PER_OCTAVE * math.log2(end)) for end in (SMALLEST, LARGEST))
+_FARTHEST = 3 * PER_OCTAVE  # of a guess from what is known
+_GUESSES = 6  # of a curve that a power law does not fit; then the bracket is halved
 
 OnPoint = Callable[["Point"], None]
 
@@ -57,6 +61,13 @@ class Budget:
         """Whether a set pays no more; what is no number is too much."""
         within = cost.perplexity_ratio <= self.perplexity_ratio
         return within and (self.kl is None or cost.kl <= self.kl)
+
+    def share(self, cost: Cost) -> float:
+        """How much of it a set has used up: 1 is all, and what is no number is more than any."""
+        ratio = cost.perplexity_ratio
+        used = math.log(ratio) / math.log(self.perplexity_ratio) if ratio > 0 else -math.inf
+        shares = [used] if self.kl is None else [used, cost.kl / self.kl]
+        return math.inf if any(map(math.isnan, shares)) else max(shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,27 +192,48 @@ def _curve(
     mu: float | None, measure: Callable[[float | None, float], Point], budget: Budget
 ) -> Iterator[Point]:
     """Points of one mu, closing in on the strength where the budget ends."""
-    inside, outside = 0.0, math.inf
-    strength = FIRST
-    while SMALLEST <= strength <= LARGEST:
-        point = measure(mu, strength)
+    used: dict[int, float] = {}  # place on the grid -> share of the budget
+    inside, outside, place = _FIRST - 1, _LAST + 1, 0
+    while inside + 1 < outside:
+        point = measure(mu, _strength(place))
         yield point
+        used[place] = max(budget.share(cost) for cost in point.costs)
         if point.within(budget):
-            inside, strength = strength, 2 * strength
+            inside = place
         else:
-            outside, strength = strength, strength / 2
-        if inside > 0 and outside < math.inf:
-            break
-    else:
-        return
-    for _ in range(BISECTIONS):
-        strength = math.sqrt(inside * outside)
-        point = measure(mu, strength)
-        yield point
-        if point.within(budget):
-            inside = strength
-        else:
-            outside = strength
+            outside = place
+        place = _next_place(used, inside, outside)
+    half = inside - PER_OCTAVE
+    # For the eye: between nothing and the choice a curve has a shape.
+    if half >= _FIRST and not any(abs(place - half) <= PER_OCTAVE // 2 for place in used):
+        yield measure(mu, _strength(half))
+
+
+def _strength(place: int) -> float:
+    return math.exp2(place / PER_OCTAVE)
+
+
+def _next_place(used: Mapping[int, float], inside: int, outside: int) -> int:
+    """Where the budget is likely to end, strictly between both; halfway after many guesses.
+
+    Args:
+        used: Place on the grid -> share of the budget, in the order of measuring.
+        inside: The last place that keeps the budget, or the one before the grid.
+        outside: The first place that does not, or the one behind the grid.
+    """
+    if len(used) >= _GUESSES:
+        return (inside + outside) // 2
+    (last, share), *others = list(used.items())[::-1]
+    power = 2.0
+    if others and 0 < share < math.inf and 0 < others[0][1] < math.inf:
+        octaves = (last - others[0][0]) / PER_OCTAVE
+        power = min(max(math.log2(share / others[0][1]) / octaves, 0.5), 8.0)
+    if 0 < share < math.inf:
+        away = -PER_OCTAVE * math.log2(share) / power
+    else:  # it costs nothing, or the model is broken
+        away = math.copysign(math.inf, 0.5 - share)
+    guess = last + math.floor(min(max(away, -_FARTHEST), _FARTHEST))
+    return min(max(guess, inside + 1), outside - 1)
 
 
 def _too_much(points: Sequence[Point], budget: Budget) -> AdapterError:

@@ -14,7 +14,7 @@ from lora_sku.errors import AdapterError
 from lora_sku.likelihood import AnswerScorer, Likelihood
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, AdaptedModel
-from lora_sku.sweep import BISECTIONS, LARGEST, SMALLEST, Budget, Point, Sweep, sweep
+from lora_sku.sweep import LARGEST, PER_OCTAVE, SMALLEST, Budget, Point, Sweep, sweep
 
 
 class FakeLive:
@@ -61,10 +61,40 @@ def swept(forget: Callable[..., float], retain: Callable[..., float], **keys: ob
 def test_it_closes_in_on_the_strength_where_the_budget_ends(limit: float) -> None:
     budget = math.log(1.05)
     result = swept(lambda s, _: s, lambda s, _: budget * s / limit * (1 - 1e-9))
-    assert limit / 2 ** (0.5**BISECTIONS) <= result.choice.strength <= limit
+    assert limit / 2 ** (1 / PER_OCTAVE) <= result.choice.strength <= limit
     assert result.choice.retain_perplexity_ratio <= 1.05
     assert result.choice.forget_nll == pytest.approx(2 + result.choice.strength)
     assert result.choice.forget_kl == pytest.approx(result.choice.strength / 2)
+
+
+COSTS: dict[str, Callable[[float], float]] = {
+    "linear": lambda s: s,
+    "as a KL": lambda s: s**2,
+    "after a gain": lambda s: s**2 - 0.3 * s,
+    "a steep end": lambda s: 0.1 * s + s**8,
+    "a wall": lambda s: math.nan if s > 1.3 else 1e-3 * s,
+    "nothing": lambda s: 0.0,
+    "explosive": lambda s: 2.0 ** min(s, 900.0) - 1,
+}
+
+
+@pytest.mark.parametrize("shape", COSTS)
+@pytest.mark.parametrize("limit", [0.01, 0.3, 1.0, 7.0, 50.0])
+def test_it_finds_what_measuring_the_whole_grid_finds_in_a_few_points(
+    shape: str, limit: float
+) -> None:
+    budget, cost = math.log(1.05), COSTS[shape]
+    result = swept(lambda s, _: s, lambda s, _: budget * cost(s / limit) * (1 - 1e-9))
+    grid = [2 ** (k / PER_OCTAVE) for k in range(-8 * PER_OCTAVE, 6 * PER_OCTAVE + 1)]
+    assert result.choice.strength == max(s for s in grid if cost(s / limit) <= 1)
+    most = {"a steep end": 13, "a wall": 14, "explosive": 13}
+    assert len(result.points) <= most.get(shape, 8)
+
+
+def test_a_curve_has_a_point_between_nothing_and_the_choice() -> None:
+    points = swept(lambda s, _: s, lambda s, _: 0.01 * s**2).points
+    choice = swept(lambda s, _: s, lambda s, _: 0.01 * s**2).choice.strength
+    assert any(0.35 * choice <= point.strength <= 0.71 * choice for point in points)
 
 
 def test_a_budget_that_never_ends_stops_at_the_largest_strength() -> None:
@@ -107,7 +137,7 @@ def test_every_point_is_told() -> None:
     told: list[Point] = []
     result = swept(lambda s, _: s, lambda s, _: s / 20, on_point=told.append)
     assert set(told) == set(result.points)
-    assert len(told) == len(result.points) > BISECTIONS
+    assert len(told) == len(result.points) > 2
     points = result.as_dict()["points"]
     assert points[0].keys() == {
         *("mu", "strength", "forget_nll", "forget_kl", "retain_perplexity_ratio", "retain_kl"),

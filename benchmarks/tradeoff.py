@@ -33,6 +33,12 @@ _COUNT = click.IntRange(min=1)
     show_default=True,
     help="Keeps every finished unit; what is there is not computed again.",
 )
+@click.option(
+    "--known",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="An earlier report's .json: its units are not computed again.",
+)
 @click.option("--force", is_flag=True, help="Compute the units again that --out has.")
 @click.option("--transfer", is_flag=True, help="Try the best adapter on int8 and unquantized.")
 @click.option("--recipe", "recipe_name", default="smollm2-135m", show_default=True)
@@ -56,6 +62,7 @@ def main(
     seeds: int,
     only: tuple[str, ...],
     out: Path,
+    known: tuple[Path, ...],
     force: bool,
     transfer: bool,
     recipe_name: str,
@@ -95,7 +102,7 @@ def main(
         new_tokens,
         learning_rates or (recipe.training.learning_rate,),
     )
-    bench = Bench(recipe, data, sizes, out)
+    bench = Bench(recipe, data, sizes, out, known)
     units = list(_run(bench, chosen, seeds, force=force))
     report = make_report(
         bench.base_scores,
@@ -104,6 +111,7 @@ def main(
         transferred(bench, units) if transfer else None,
         budget=Budget(recipe.negation.retain_budget, recipe.negation.kl_budget),
         judge=bench.rulers.judge_settings,
+        settings=bench.store.settings,
         command=typed_command("benchmarks.tradeoff"),
     )
     click.echo(write_report(report, reports, lambda path: plot(path, bench.base_scores, units)))

@@ -65,17 +65,22 @@ class Bench:
         data: Folder of the data.
         sizes: How much is computed.
         out: Folder that keeps the units.
+        known: Earlier reports' raw figures, whose units are not computed again.
 
     Raises:
-        UserError: if something cannot be found, or ``out`` was begun with other settings.
+        UserError: if something cannot be found, or ``out`` or a report has other settings.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, sizes: Sizes, out: Path) -> None:
+    def __init__(
+        self, recipe: Recipe, data: Path, sizes: Sizes, out: Path, known: Sequence[Path] = ()
+    ) -> None:
         self.recipe, self.sizes = recipe, sizes
         self.encoder = load_encoder(recipe)
         whole = load_tradeoff_data(data, self.encoder)
         self.data = whole.at_most(validation=sizes.validation, unseen=sizes.unseen)
         self.store = UnitStore(out, self._settings())
+        for report in known:
+            self.store.take(report)
         self.base = load_base(recipe.base_model)
         seed = recipe.training.seed
         self.model = AdaptedModel.with_new_adapter(self.base, recipe.adapter, seed=seed)
@@ -93,16 +98,16 @@ class Bench:
         )
         self._forget = scorer(self.data.forget.validation)
         self._normal = {name: scorer(rows.validation) for name, rows in self._sets.spared.items()}
-        known = self.store.read_base()
+        answered = self.store.read_base()
         self.rulers = Rulers(
             self.model,
             self.encoder,
             reported(self.data, whole),
             recipe.evaluation.model_copy(update={"max_new_tokens": sizes.new_tokens}),
-            known,
+            answered,
         )
         self.base_scores: Scores = self.rulers.base_scores()
-        if known is None:
+        if answered is None:
             self.store.write_base(self.rulers.own, self.base_scores)
 
     def run(self, name: str, method: UnlearningMethod, seed: int) -> Unit:

@@ -28,6 +28,7 @@ def make_report(
     *,
     budget: Budget,
     judge: Mapping[str, Any],
+    settings: Mapping[str, Any],
     command: str,
 ) -> Report:
     """Tables and targets.
@@ -39,6 +40,7 @@ def make_report(
         kept: Quantization -> share of the effect kept there; None if it was not measured.
         budget: Of each normal set, on validation.
         judge: What its verdicts rest on.
+        settings: All that the units depend on.
         command: As it was typed.
     """
     found = figures(base, units)
@@ -58,6 +60,7 @@ def make_report(
         raw={
             "base": base.as_dict(),
             "judge": dict(judge),
+            "settings": dict(settings),
             "units": [asdict(unit.without_answers()) for unit in units],
             "transfer": kept,
         },

@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.tradeoff_bench import Bench
 from benchmarks.tradeoff_figures import figures
 from benchmarks.tradeoff_units import Unit
+from lora_sku.errors import UserError
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.model import AdaptedModel, load_base
 from lora_sku.recipe import Quantization
@@ -22,12 +23,21 @@ def transfer(bench: Bench, units: Sequence[Unit]) -> dict[str, float]:
 
     Returns:
         Quantization -> share of the gain kept; empty if no unit has an adapter.
+
+    Raises:
+        UserError: if the best unit is known from a report alone.
     """
     best = best_unit(units)
     if best is None:
         return {}
     own = figures(bench.base_scores, [best])[best.method].gain().mean
     adapter = bench.store.adapter(best.method, best.seed)
+    if not adapter.exists():
+        raise UserError(
+            f"the best adapter ({best.method}, seed {best.seed}) is not here, only its figures",
+            where=str(adapter),
+            remedy="Leave --transfer out, or --known, so that it is made again.",
+        )
     return {name: _gain(bench, name, adapter) / own for name in OTHERS}
 
 

@@ -98,18 +98,48 @@ class UnitStore:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
+        self.settings: Mapping[str, Any] = json.loads(json.dumps(settings))  # as it is read again
         file = folder / "settings.json"
-        written: Any = json.loads(json.dumps(settings))  # as it will be read again
         if not file.exists():
-            write_json(file, written)
-        elif _read(file) != written:
-            kept = _read(file)
-            differing = sorted(k for k in {*kept, *written} if kept.get(k) != written.get(k))
+            write_json(file, self.settings)
+        elif differing := self._differing(_read(file)):
             raise UserError(
                 f"this folder was begun with other settings: {', '.join(differing)}",
                 where=str(folder),
                 remedy="Name another --out, or give the settings that it was begun with.",
             )
+
+    def take(self, report: Path) -> None:
+        """Keep the units of an earlier report that are not here yet; without what they said.
+
+        Args:
+            report: Its raw figures.
+
+        Raises:
+            UserError: if it is no such report, or was made with other settings.
+        """
+        try:
+            raw = _read(report)
+            settings, units = raw["settings"], [Unit.from_dict(unit) for unit in raw["units"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                "this is not the raw figures of a trade-off report that tells its settings",
+                where=str(report),
+                remedy="Name the .json beside a report of this benchmark.",
+            ) from error
+        if differing := self._differing(settings):
+            raise UserError(
+                f"this report was made with other settings: {', '.join(differing)}",
+                where=str(report),
+                remedy="Leave --known out, or give the settings that it was made with.",
+            )
+        for unit in units:
+            if self.read(unit.method, unit.seed) is None:
+                self.write(unit)
+
+    def _differing(self, other: Mapping[str, Any]) -> list[str]:
+        ours = self.settings
+        return sorted(k for k in {*ours, *other} if ours.get(k) != other.get(k))
 
     def read(self, method: str, seed: int) -> Unit | None:
         """A finished unit, or None."""

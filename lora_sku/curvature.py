@@ -41,7 +41,7 @@ from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.gradients import AnswerGradients, Pieces
 from lora_sku.heap import release_free_memory
 from lora_sku.kronecker import Kronecker, OutputSample
-from lora_sku.losses import drawn_targets, token_nll
+from lora_sku.losses import Head, drawn_targets, token_nll
 from lora_sku.projection import sample_groups
 
 
@@ -109,8 +109,8 @@ class Draw:
         encoded: The pairs.
         places: Of each pair, the sampled positions among those that the model reads.
         slots: Of each pair, where they stand among all sampled ones.
-        uniform: Of each pair, a number in [0, 1) for every answer token, float64; below 0 where
-            the token itself stands.
+        uniform: Of each pair, a number in [0, 1) for every answer token, float64.
+        given: Of each pair, whether its answer stands as it is.
         count: Sampled positions, P.
     """
 
@@ -118,6 +118,7 @@ class Draw:
     places: tuple[Tensor, ...]
     slots: tuple[Tensor, ...]
     uniform: tuple[Tensor, ...]
+    given: tuple[bool, ...]
     count: int
 
     @classmethod
@@ -126,23 +127,33 @@ class Draw:
         generator = torch.Generator().manual_seed(seed)
         answers = [pair.answer_length for pair in encoded]
         uniform = torch.rand(sum(answers), generator=generator, dtype=torch.float64)
-        uniform[sum(answers[: len(answers) - given]) :] = -1.0
         read = [_positions(pair) for pair in encoded]
         is_drawn = torch.zeros(sum(read), dtype=torch.bool)
         is_drawn[torch.randperm(sum(read), generator=generator)[:tokens]] = True
         places = tuple(part.nonzero()[:, 0] for part in torch.split(is_drawn, read))
         count = min(tokens, sum(read))
         slots = torch.split(torch.arange(count), [len(part) for part in places])
-        return cls(tuple(encoded), places, slots, torch.split(uniform, answers), count)
+        stand = (False,) * (len(encoded) - given) + (True,) * given
+        return cls(tuple(encoded), places, slots, torch.split(uniform, answers), stand, count)
 
-    def of_batch(self, members: Sequence[int], batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Sampled ones among a batch's positions, their slots, its answer tokens' numbers (N,)."""
+    def of_batch(self, members: Sequence[int], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sampled ones among a batch's positions, and their slots."""
         width = batch.input_ids.shape[1]
         widths = [_positions(self.encoded[m]) if batch.layout else width for m in members]
         starts = [0, *accumulate(widths)]
         index = [self.places[m] + start for m, start in zip(members, starts, strict=False)]
-        slots = torch.cat([self.slots[member] for member in members])
-        return torch.cat(index), slots, torch.cat([self.uniform[member] for member in members])
+        return torch.cat(index), torch.cat([self.slots[member] for member in members])
+
+    def targets(
+        self, members: Sequence[int], batch: Batch, states_ND: Tensor, head: Head
+    ) -> Tensor:
+        """What the model answers in a batch, by its own likelihoods; given answers stand. (N,)"""
+        uniform_N = torch.cat([self.uniform[member] for member in members])
+        stands_N = torch.cat(
+            [torch.full_like(self.uniform[m], self.given[m], dtype=torch.bool) for m in members]
+        )
+        drawn_N = drawn_targets(states_ND.detach(), head, uniform_N)
+        return torch.where(stands_N.to(drawn_N.device), batch.targets, drawn_N)
 
 
 def _positions(pair: Encoded) -> int:
@@ -163,13 +174,11 @@ def sample_outputs(
     kept = [(layer, _empty(layer, name, draw.count, model.base.compute_dtype)) for layer in group]
 
     def loss_of(members: Sequence[int], batch: Batch) -> Tensor:
-        index, slots, uniform_N = draw.of_batch(members, batch)
+        index, slots = draw.of_batch(members, batch)
         at = index.to(batch.input_ids.device)
         with _watched(kept, name, batch.input_ids.numel(), at, slots):
             states_ND = model.answer_states(batch)
-        drawn_N = drawn_targets(states_ND.detach(), model.base.head, uniform_N.clamp(min=0))
-        stands_N = (uniform_N < 0).to(drawn_N.device)
-        targets_N = torch.where(stands_N, batch.targets, drawn_N)
+        targets_N = draw.targets(members, batch, states_ND, model.base.head)
         return token_nll(states_ND, targets_N, model.base.head).sum()
 
     gradients.back_propagate(draw.encoded, loss_of)

@@ -62,7 +62,7 @@ def test_given_answers_stand_where_others_are_drawn(adapted: AdaptedModel) -> No
     batch = collate(encoded, pad_id=2)
     states_ND = adapted.answer_states(batch)
     first = sum(pair.answer_length for pair in encoded[:2])
-    uniform_N = torch.cat(draw.uniform).clamp(min=0)
+    uniform_N = torch.cat(draw.uniform)
     targets_N = drawn_targets(states_ND.detach(), adapted.base.head, uniform_N)
     assert not torch.equal(targets_N[:first], batch.targets[:first])
     assert not torch.equal(targets_N[first:], batch.targets[first:])

@@ -88,6 +88,37 @@ def test_units_are_kept_and_a_killed_benchmark_goes_on(
 SUBSPACE = "adapter.subspace={prompts: 4, tokens: 40}"
 
 
+def test_a_report_is_gone_on_with_where_its_units_are_not(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Path(invoke(words, "--only", "npo").stdout.strip()).with_suffix(".json")
+    begun: list[str] = []
+    real = Acquisition.run
+
+    def counted(self: Acquisition, on_step: OnStep, *, start: int = 0) -> None:
+        begun.append("a training")
+        real(self, on_step, start=start)
+
+    monkeypatch.setattr(Acquisition, "run", counted)
+    elsewhere = [*words, "--out", str(tmp_path / "elsewhere")]
+    both = ("--only", "npo", "--only", "ga", "--known", str(first))
+    second = Path(invoke(elsewhere, *both).stdout.strip()).with_suffix(".json")
+    assert len(begun) == 1
+    raw = [json.loads(file.read_text(encoding="utf-8")) for file in (first, second)]
+    found = [{unit["method"]: unit for unit in report["units"]} for report in raw]
+    assert found[1]["npo"] == found[0]["npo"]
+    assert found[1]["ga"]["scores"] is not None
+
+    with pytest.raises(UserError, match="report was made with other settings: sizes"):
+        invoke([*words, "--out", str(tmp_path / "third")], *both, "--steps", "3")
+    known = ("--only", "npo", "--known", str(first))
+    with pytest.raises(UserError, match="is not here, only its figures"):
+        invoke([*words, "--out", str(tmp_path / "fourth")], *known, "--transfer")
+    first.write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="not the raw figures of a trade-off report"):
+        invoke([*words, "--out", str(tmp_path / "fifth")], *both)
+
+
 def test_a_training_that_collapses_is_told_and_scored_nowhere(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

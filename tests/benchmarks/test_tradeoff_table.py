@@ -105,12 +105,20 @@ def test_the_best_unit_is_chosen_on_validation_alone() -> None:
 def test_the_report_tells_every_unit_and_no_answer(tmp_path: Path) -> None:
     units = [unit("ga", None), unit("npo", RIVAL), unit(OURS, scores())]
     report = make_report(
-        BASE, units, METHODS, None, budget=Budget(1.05, 0.07), judge={}, command="c"
+        BASE,
+        units,
+        METHODS,
+        None,
+        budget=Budget(1.05, 0.07),
+        judge={},
+        settings={"a": 1},
+        command="c",
     )
     text = "\n".join(table.render() for table in report.tables)
     assert "| ga | 1 | 0.001 | none: even at strength 0.00391 it costs too much |" in text
     assert "| npo | 0.50 | 2.00 | 60 (47 to 71) |" in text
     assert [kept["answers"] for kept in report.raw["units"]] == [None] * 3
+    assert report.raw["settings"] == {"a": 1}
     assert any(ruler.startswith("npo: NPO") for ruler in report.rulers)
     assert any("1.05 x the base's, and a KL of at most 0.07 nats" in r for r in report.rulers)
     plot(tmp_path / "plot.svg", BASE, units)

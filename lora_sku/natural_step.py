@@ -114,7 +114,15 @@ def natural_step(
         amount = 1.0 if levelling is None else levelling.amount
         direction = without_components(direction, sets, amount, used=used)
     slope = product(slopes, direction)
-    if not math.isfinite(slope) or (not halves and slope >= 0):
+    _refuse_useless(slope, levelling, levelled=bool(halves))
+    curvature = _curvature_along(gradients, direction, drawn)
+    length = -slope / (losses.preservation_divergence.weight * curvature)
+    gradients.write([piece * length for piece in direction])
+
+
+def _refuse_useless(slope: float, levelling: BalanceSection | None, *, levelled: bool) -> None:
+    """A step must lower the harmful loss; if it does not, numbers ran over or nothing is left."""
+    if not math.isfinite(slope) or (not levelled and slope >= 0):
         raise TrainingError(
             f"the slope of the harmful answers' loss along the natural step is {slope:g}",
             where="training.natural_step",
@@ -126,9 +134,6 @@ def natural_step(
             where="losses.refusal_suppression" if levelling is None else "negation.balance",
             remedy="Set it to null, or take normal sets that are less like the harmful one.",
         )
-    curvature = _curvature_along(gradients, direction, drawn)
-    length = -slope / (losses.preservation_divergence.weight * curvature)
-    gradients.write([piece * length for piece in direction])
 
 
 def _curvature_along(gradients: AnswerGradients, direction: Pieces, drawn: Sequence[Pair]) -> float:

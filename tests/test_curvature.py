@@ -135,6 +135,16 @@ def test_groups_change_nothing(adapted: AdaptedModel, monkeypatch: pytest.Monkey
     assert any(not torch.equal(a, b) for a, b in zip(*whole, strict=True))
 
 
+def test_the_gaps_of_every_division_are_handed_back(
+    adapted: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[str] = []
+    monkeypatch.setattr(curvature, "release_free_memory", lambda: released.append("once"))
+    gradients = gradients_of(adapted)
+    natural(gradients, PAIRS, [gradients.factors], tokens=20, damping=0.1, seed=0)
+    assert len(released) == len(gradients.layers)
+
+
 def test_a_divided_step_gains_more_for_its_kl(adapted: AdaptedModel) -> None:
     """What the measure is for: the same slope for less KL than along the gradient itself."""
     gradients = gradients_of(adapted)

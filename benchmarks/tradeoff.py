@@ -8,6 +8,7 @@ import click
 
 from benchmarks.command import refuse_unknown, run_command
 from benchmarks.report import REPORTS
+from lora_sku.errors import UserError
 
 if TYPE_CHECKING:
     from benchmarks.tradeoff_bench import Bench
@@ -40,6 +41,7 @@ _COUNT = click.IntRange(min=1)
     help="An earlier report's .json: its units are not computed again.",
 )
 @click.option("--force", is_flag=True, help="Compute the units again that --out has.")
+@click.option("--finished", is_flag=True, help="Compute nothing: report the units that are there.")
 @click.option("--transfer", is_flag=True, help="Try the best adapter on int8 and unquantized.")
 @click.option("--recipe", "recipe_name", default="smollm2-135m", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE")
@@ -64,6 +66,7 @@ def main(
     out: Path,
     known: tuple[Path, ...],
     force: bool,
+    finished: bool,
     transfer: bool,
     recipe_name: str,
     overrides: tuple[str, ...],
@@ -90,6 +93,8 @@ def main(
     from lora_sku.sweep import Budget
 
     require_matplotlib()
+    if force and finished:
+        raise click.UsageError("--force computes everything, --finished nothing.")
     recipe = load_recipe(recipe_name, overrides)
     methods = unlearning_methods(recipe.losses, prompts=prompts, responses=responses)
     chosen = _chosen(methods, only)
@@ -103,7 +108,8 @@ def main(
         learning_rates or (recipe.training.learning_rate,),
     )
     bench = Bench(recipe, data, sizes, out, known)
-    units = list(_run(bench, chosen, seeds, force=force))
+    wanted = _wanted(bench, chosen, seeds, finished=finished)
+    units = list(_run(bench, chosen, wanted, force=force))
     report = make_report(
         bench.base_scores,
         units,
@@ -124,16 +130,35 @@ def _chosen(
     return {name: method for name, method in methods.items() if not only or name in only}
 
 
-def _run(
-    bench: "Bench", methods: Mapping[str, "UnlearningMethod"], seeds: int, *, force: bool
-) -> Iterator["Unit"]:
-    """All units in the order of the methods; those that are kept are read."""
+def _wanted(
+    bench: "Bench", methods: Mapping[str, "UnlearningMethod"], seeds: int, *, finished: bool
+) -> list[tuple[str, int]]:
+    """(method, seed) of all units, in the order of the methods; or of the finished ones."""
     first = bench.recipe.training.seed
     wanted = [
         (name, first + number)
         for name, method in methods.items()
         for number in range(seeds if method.every_seed else 1)
     ]
+    if finished:
+        wanted = [unit for unit in wanted if bench.store.read(*unit) is not None]
+        if not wanted:
+            raise UserError(
+                "no unit is finished here",
+                where=str(bench.store.folder),
+                remedy="Leave --finished out, or name the folder that has some by --out.",
+            )
+    return wanted
+
+
+def _run(
+    bench: "Bench",
+    methods: Mapping[str, "UnlearningMethod"],
+    wanted: Sequence[tuple[str, int]],
+    *,
+    force: bool,
+) -> Iterator["Unit"]:
+    """All wanted units in their order; those that are kept are read."""
     open_units = [unit for unit in wanted if force or bench.store.read(*unit) is None]
     click.echo(f"{len(open_units)} of {len(wanted)} units to compute", err=True)
     computed = 0

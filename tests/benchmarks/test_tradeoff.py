@@ -88,6 +88,16 @@ def test_units_are_kept_and_a_killed_benchmark_goes_on(
 SUBSPACE = "adapter.subspace={prompts: 4, tokens: 40}"
 
 
+def test_what_is_finished_can_be_reported_before_the_rest(words: list[str]) -> None:
+    with pytest.raises(UserError, match="no unit is finished here"):
+        invoke(words, "--finished")
+    invoke(words, "--only", "npo")
+    report = Path(invoke(words, "--finished").stdout.strip()).with_suffix(".json")
+    units = json.loads(report.read_text(encoding="utf-8"))["units"]
+    assert [unit["method"] for unit in units] == ["npo"]
+    assert invoke(words, "--finished", "--force").exit_code == 2
+
+
 def test_a_report_is_gone_on_with_where_its_units_are_not(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

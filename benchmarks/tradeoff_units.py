@@ -120,7 +120,8 @@ class UnitStore:
         """
         try:
             raw = _read(report)
-            settings, units = raw["settings"], [Unit.from_dict(unit) for unit in raw["units"]]
+            settings: dict[str, Any] = dict(raw["settings"])
+            units = [Unit.from_dict(unit) for unit in raw["units"]]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 "this is not the raw figures of a trade-off report that tells its settings",

@@ -124,9 +124,10 @@ def test_a_report_is_gone_on_with_where_its_units_are_not(
     known = ("--only", "npo", "--known", str(first))
     with pytest.raises(UserError, match="is not here, only its figures"):
         invoke([*words, "--out", str(tmp_path / "fourth")], *known, "--transfer")
-    first.write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="not the raw figures of a trade-off report"):
-        invoke([*words, "--out", str(tmp_path / "fifth")], *both)
+    for number, other in enumerate(("{}", '{"settings": 3, "units": []}', "no JSON")):
+        first.write_text(other, encoding="utf-8")
+        with pytest.raises(UserError, match="not the raw figures of a trade-off report"):
+            invoke([*words, "--out", str(tmp_path / f"bad-{number}")], *both)
 
 
 def test_a_training_that_collapses_is_told_and_scored_nowhere(

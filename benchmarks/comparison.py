@@ -9,10 +9,11 @@ class Comparison:
 
     Attributes:
         name: Which run.
-        planned: With the framework's share.
+        planned: With the framework's share, except for CUDA's context, which no allocator sees.
         tensors: Live tensors alone.
-        known: Measured or published, everything that the process or the card held.
+        known: Measured or published: what the process held, or what CUDA's allocator reserved.
         live: Live tensors as measured; None where nobody did.
+        on_cuda: Whether a GPU was measured, not a process.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Comparison:
     tensors: float
     known: float
     live: float | None = None
+    on_cuda: bool = False
 
     @property
     def error(self) -> float:

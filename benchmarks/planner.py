@@ -36,7 +36,8 @@ def main(measured: tuple[Path, ...], reports: Path) -> None:
             remedy="Run python -m benchmarks.memory first, or name its .json by --measured.",
         )
     # Where two reports have the same cell, the newer counts.
-    rows = list({row.name: row for file in files for row in measured_rows(file)}.values())
+    newest = {(row.name, row.on_cuda): row for file in files for row in measured_rows(file)}
+    rows = list(newest.values())
     report = make_report(rows, published_rows(), typed_command("benchmarks.planner"))
     click.echo(write_report(report, reports, lambda path: plot(path, rows)))
 

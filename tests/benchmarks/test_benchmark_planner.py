@@ -78,6 +78,24 @@ def test_the_command_writes_its_report(measured: Path) -> None:
     assert "| 70B |" in report
 
 
+def test_a_cell_of_a_gpu_stands_beside_the_cpus_and_without_cudas_context(measured: Path) -> None:
+    on_gpu = cell("ours", "nf4", 2.0) | {"device": "cuda:0"}
+    cells = {"empty_process_gib": 0.0, "cells": [["tiny", "ours-nf4", on_gpu]]}
+    later = measured.parent / "2000-01-01-memory-2.json"
+    later.write_text(json.dumps(cells), encoding="utf-8")
+    (row,) = measured_rows(later)
+    assert row.on_cuda
+    assert row.known == 2.0
+    # A model of kilobytes: cuBLAS's workspace is nearly all that is planned beside the context.
+    assert 0.03 < row.planned < 0.1
+    words = ["--reports", str(measured.parent)]
+    done = CliRunner().invoke(planner.main, words, catch_exceptions=False)
+    report = Path(done.stdout.strip()).read_text(encoding="utf-8")
+    cpu, gpu = report.split("## Measured on a GPU, stage 1, GiB")
+    assert "## Measured on a CPU, stage 1, GiB" in cpu
+    assert cpu.count("tiny ours-nf4") == gpu.count("tiny ours-nf4") == 1
+
+
 def test_without_a_measured_peak_it_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no measured peaks") as caught:
         CliRunner().invoke(planner.main, ["--reports", str(tmp_path)], catch_exceptions=False)

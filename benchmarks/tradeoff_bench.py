@@ -20,7 +20,7 @@ from benchmarks.tradeoff_scores import Rulers, Scores
 from benchmarks.tradeoff_sets import normal_sets, reported
 from benchmarks.tradeoff_training import Stage1
 from benchmarks.tradeoff_units import Trial, Unit, UnitStore
-from benchmarks.unlearning_methods import UnlearningMethod
+from benchmarks.unlearning_methods import RANK, UnlearningMethod
 from lora_sku.adapters import read_lora, save_acquired, write_lora
 from lora_sku.candidates import Candidates, candidates
 from lora_sku.data import Row
@@ -83,7 +83,9 @@ class Bench:
             self.store.take(report)
         self.base = load_base(recipe.base_model)
         seed = recipe.training.seed
-        self.model = AdaptedModel.with_new_adapter(self.base, recipe.adapter, seed=seed)
+        # Each method says itself what rank it takes and what A is fixed to.
+        adapter = recipe.adapter.model_copy(update={"r": RANK, "subspace": None})
+        self.model = AdaptedModel.with_new_adapter(self.base, adapter, seed=seed)
         self.model.peft_model.eval()
         size = recipe.evaluation.per_device_eval_batch_size
 
@@ -193,7 +195,7 @@ class Bench:
         return {
             "sizes": asdict(self.sizes),
             "base_model": recipe.base_model.model_dump(),
-            "adapter": recipe.adapter.model_dump(),
+            "adapter": recipe.adapter.model_dump(exclude={"r", "subspace"}),
             "losses": recipe.losses.model_dump(),
             "training": recipe.training.model_dump(),
             "negation": recipe.negation.model_dump(),

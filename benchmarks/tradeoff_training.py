@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from benchmarks.step_log import StepLog
 from benchmarks.tradeoff_sets import NormalSets
@@ -58,9 +59,9 @@ class Stage1:
         Raises:
             TrainingError: if the model collapses.
         """
-        self._start_anew(seed)
-        if method.subspace:
-            self._fix_subspace(seed)
+        self._start_anew(method.rank, seed)
+        if method.subspace is not None:
+            self._fix_subspace(method.subspace, seed)
         if method.natural:
             began = time.perf_counter()
             answer_tokens = self._natural_step(method, seed)
@@ -70,9 +71,10 @@ class Stage1:
         if method.balanced:
             self._balance(method, seed)
 
-    def _start_anew(self, seed: int) -> None:
+    def _start_anew(self, rank: int, seed: int) -> None:
         """A random, B zero: the delta is 0. All of it is trained."""
         torch.manual_seed(seed)
+        set_rank(self.model, rank)
         start = self.recipe.adapter.init_lora_weights
         for layer in self.model.adapted_layers:
             layer.reset_lora_parameters(ACQUIRED, start)
@@ -80,14 +82,14 @@ class Stage1:
             parameter.requires_grad_(True)
             parameter.grad = None
 
-    def _fix_subspace(self, seed: int) -> None:
+    def _fix_subspace(self, section: SubspaceSection, seed: int) -> None:
         fix_subspace(
             self.model,
             ACQUIRED,
             self.forget,
             self.sets.trained,
             self.encoder,
-            self.recipe.adapter.subspace or SubspaceSection(),
+            section,
             rows=self.recipe.evaluation.per_device_eval_batch_size,
             seed=seed,
         )
@@ -160,3 +162,18 @@ class Stage1:
         return AnswerGradients(
             self.model, ACQUIRED, self.encoder, pairs_at_once=_PAIRS_AT_ONCE, where="the benchmark"
         )
+
+
+@torch.no_grad()
+def set_rank(model: AdaptedModel, rank: int) -> None:
+    """Give the adapter factors of another rank, all 0, and alpha in proportion."""
+    config = model.peft_model.peft_config[ACQUIRED]
+    if config.r == rank:
+        return
+    config.lora_alpha = config.lora_alpha * rank // config.r
+    config.r = rank
+    for layer in model.adapted_layers:
+        a_RI, b_OR = (half[ACQUIRED].weight for half in (layer.lora_A, layer.lora_B))
+        layer.lora_A[ACQUIRED].weight = nn.Parameter(a_RI.new_zeros(rank, a_RI.shape[1]))
+        layer.lora_B[ACQUIRED].weight = nn.Parameter(b_OR.new_zeros(b_OR.shape[0], rank))
+        layer.r[ACQUIRED], layer.lora_alpha[ACQUIRED] = rank, config.lora_alpha

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.unlearning_objectives import AnswerTerm, Objective, harmful, mismatched, normal
-from lora_sku.recipe import LossesSection
+from lora_sku.discriminants import STRETCHES
+from lora_sku.recipe import DiscriminantsSection, LossesSection, SubspaceSection
 
 OURS = "sku-retain-aware"
 PLAIN = "sku-preserve"
@@ -21,8 +22,11 @@ RIVALS = (
     *("task-vector", "sku-published"),
 )
 NPO_BETA = 0.1
+RANK = 16  # of a method's LoRA, unless it reads discriminants alone
 # Of refusals beside the harmful answers, whose weight is the recipe's.
 REFUSALS = 1.0
+DISCRIMINANTS = SubspaceSection(discriminants=DiscriminantsSection(prompts=512))
+SELECTIVE = SubspaceSection(discriminants=None)
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class UnlearningMethod:
         losses: SKU's three terms; for another objective, how many answers are drawn.
         prompts: Forget prompts of a step.
         objective: None is SKU's.
-        subspace: A is fixed to directions that forget inputs use and normal ones do not.
+        subspace: What A is fixed to; None trains it.
+        rank: Of the LoRA.
         balanced: The task vector is levelled on the normal sets before it is used.
         natural: Stage 1 is one natural-gradient step; nothing is trained.
         projected: The task vector may be projected away from normal inputs.
@@ -47,7 +52,8 @@ class UnlearningMethod:
     losses: LossesSection
     prompts: int
     objective: Objective | None = None
-    subspace: bool = False
+    subspace: SubspaceSection | None = None
+    rank: int = RANK
     balanced: bool = False
     natural: bool = False
     projected: bool = False
@@ -73,6 +79,8 @@ def unlearning_methods(
             "preservation_divergence": {"direction": "diverge", "prompts": kept.prompts},
         }
     )
+
+    refusing = _changed(sku, refusal_suppression={"weight": REFUSALS})
 
     def rival(meaning: str, objective: Objective, kinds: int, **keys: Any) -> UnlearningMethod:
         """``kinds``: how many kinds of answers share those of a step."""
@@ -123,25 +131,36 @@ def unlearning_methods(
             "SKU with preservation, plain negation, the recipe's weights", True, sku, prompts
         ),
         OURS: UnlearningMethod(
-            f"{PLAIN} with adapter.subspace, training.natural_step, negation.balance and"
-            f" losses.refusal_suppression (weight {REFUSALS:g})",
-            *(True, _changed(sku, refusal_suppression={"weight": REFUSALS}), prompts),
-            subspace=True,
+            f"{PLAIN} with adapter.subspace (discriminants alone, rank {STRETCHES}),"
+            " training.natural_step, negation.balance and losses.refusal_suppression (weight"
+            f" {REFUSALS:g})",
+            *(True, refusing, prompts),
+            subspace=DISCRIMINANTS,
+            rank=STRETCHES,
             balanced=True,
             natural=True,
+        ),
+        "sku-selective": UnlearningMethod(
+            f"{OURS} with selective directions instead of discriminants, rank {RANK}",
+            *(True, refusing, prompts),
+            subspace=SELECTIVE,
+            balanced=True,
+            natural=True,
+            every_seed=False,
         ),
         "sku-answers-only": UnlearningMethod(
             f"{OURS} without losses.refusal_suppression",
             *(True, sku, prompts),
-            subspace=True,
+            subspace=DISCRIMINANTS,
+            rank=STRETCHES,
             balanced=True,
             natural=True,
             every_seed=False,
         ),
         "sku-trained": UnlearningMethod(
-            f"{PLAIN} with adapter.subspace and negation.balance, trained",
+            f"{PLAIN} with adapter.subspace (selective directions) and negation.balance, trained",
             *(True, sku, prompts),
-            subspace=True,
+            subspace=SELECTIVE,
             balanced=True,
             every_seed=False,
         ),
@@ -152,9 +171,9 @@ def unlearning_methods(
             every_seed=False,
         ),
         "sku-subspace": UnlearningMethod(
-            f"{PLAIN} with adapter.subspace",
+            f"{PLAIN} with adapter.subspace (selective directions)",
             *(True, sku, prompts),
-            subspace=True,
+            subspace=SELECTIVE,
             every_seed=False,
         ),
         "sku-balanced": UnlearningMethod(

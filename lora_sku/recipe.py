@@ -57,11 +57,22 @@ class BaseModelSection(Section):
         return template
 
 
+class DiscriminantsSection(Section):
+    """Lets A read what tells harmful from normal texts by its sign, in four stretches of a text."""
+
+    prompts: Count = Field(256, description="Training prompts of each set whose inputs are taken.")
+
+
 class SubspaceSection(Section):
     """Lets the adapter read only what forget inputs use and normal ones do not."""
 
     prompts: Count = Field(256, description="Training prompts of each set whose inputs are taken.")
     tokens: Count = Field(4096, description="Token positions kept of each set.")
+    discriminants: DiscriminantsSection | None = Field(
+        DiscriminantsSection(),
+        description="Fisher's linear discriminants of harmful and normal texts come first among the"
+        " r directions, one for each of four stretches of a text. null takes none.",
+    )
 
 
 class AdapterSection(Section):
@@ -77,8 +88,8 @@ class AdapterSection(Section):
     )
     subspace: SubspaceSection | None = Field(
         None,
-        description="Fixes A to the r input directions that forget inputs use most for each use by"
-        " normal ones; B alone is trained. null trains both factors.",
+        description="Fixes A to r input directions: discriminants, then those that forget inputs"
+        " use most for each use by normal ones; B alone is trained. null trains both factors.",
     )
     lora_dropout: Fraction = Field(0.0, description="0 keeps theta_o's pass exact.")
     use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) instead of alpha/r.")

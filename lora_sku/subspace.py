@@ -29,6 +29,7 @@ from torch import Tensor
 
 from lora_sku.activations import sample_sets
 from lora_sku.data import Encoder, Row
+from lora_sku.discriminants import add_discriminants, discriminant_rows
 from lora_sku.model import AdaptedModel
 from lora_sku.projection import InputSample, Projector
 from lora_sku.recipe import SubspaceSection
@@ -53,7 +54,7 @@ def fix_subspace(
     rows: int,
     seed: int,
 ) -> None:
-    """Give every adapted layer an A of its input's selective directions, and freeze it.
+    """Give every adapted layer an A of its input's discriminants and selective directions; freeze.
 
     Args:
         model: Carries the adapter.
@@ -68,8 +69,17 @@ def fix_subspace(
     Raises:
         AdapterError: if an adapted layer does not read every token (a routed expert).
     """
-    for sample in sample_sets(model, forget, normal, encoder, section, rows=rows, seed=seed):
-        _fix(model, name, sample, seed)
+    ranks = {len(layer.lora_A[name].weight) for layer in model.adapted_layers}
+    (rank,) = ranks  # one adapter has one rank
+    told = section.discriminants
+    selective = rank - (0 if told is None else discriminant_rows(rank))
+    if selective > 0:
+        for sample in sample_sets(model, forget, normal, encoder, section, rows=rows, seed=seed):
+            _fix(model, name, sample, selective, seed)
+    if told is not None:
+        add_discriminants(
+            model, name, forget, normal, encoder, prompts=told.prompts, rows=rows, seed=seed
+        )
     freeze_rows(model, name)
 
 
@@ -80,16 +90,15 @@ def freeze_rows(model: AdaptedModel, name: str) -> None:
 
 
 @torch.no_grad()
-def _fix(model: AdaptedModel, name: str, sample: InputSample, seed: int) -> None:
+def _fix(model: AdaptedModel, name: str, sample: InputSample, rank: int, seed: int) -> None:
+    """Into the first ``rank`` rows."""
     device = model.base.device
     forget_PI, retain_PI = sample.forget_PI.to(device), sample.retain_PI.to(device)
     layers = [model.base.model.get_submodule(path) for path in sample.modules]
     factors = [layer.lora_A[name].weight for layer in layers if isinstance(layer, LoraLayer)]
-    rank = len(factors[0])
-    assert all(len(a_RI) == rank for a_RI in factors), "one adapter has one rank"
     found_RI = selective_directions(forget_PI, retain_PI, rank=rank, seed=seed)
     for a_RI in factors:
-        a_RI.copy_(found_RI)
+        a_RI[:rank].copy_(found_RI)
 
 
 def selective_directions(forget_PI: Tensor, retain_PI: Tensor, *, rank: int, seed: int) -> Tensor:

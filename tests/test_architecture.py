@@ -51,6 +51,7 @@ FLOORS = (
             "live_factors",
             "candidates",
             "subspace",
+            "discriminants",
             "likelihood",
             "sweep",
         ),

@@ -83,7 +83,7 @@ def fixed(tiny_llama: Path, tmp_path: Path) -> AdaptedModel:
         data.forget.train,
         [data.retain.train],
         encoder,
-        SubspaceSection(tokens=60),
+        SubspaceSection(tokens=60, discriminants=None),
         rows=4,
         seed=0,
     )
@@ -139,7 +139,9 @@ def test_a_run_keeps_the_subspace_and_resumes_without_finding_it_again(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = changed(
-        recipe, adapter={"subspace": {"tokens": 60}}, negation={"keep_harmful_adapter": True}
+        recipe,
+        adapter={"subspace": {"tokens": 60}, "r": 6},  # discriminants and selective directions
+        negation={"keep_harmful_adapter": True},
     )
     sampled: list[Any] = []
     real = subspace.sample_sets

@@ -182,6 +182,11 @@ def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[st
         if sampling is not None:
             rest = sampling.model_dump(exclude={"tokens"})
             yield section, {key: {"tokens": max(1, sampling.tokens // 2)} | rest}
+    subspace = recipe.adapter.subspace
+    if subspace is not None and subspace.discriminants is not None:
+        fewer = {"prompts": max(1, subspace.discriminants.prompts // 2)}
+        rest = subspace.model_dump(exclude={"discriminants"})
+        yield "adapter", {"subspace": {"discriminants": fewer} | rest}
     rows = recipe.evaluation.per_device_eval_batch_size
     yield "evaluation", {"per_device_eval_batch_size": max(1, rows // 2)}
     if fixed_tokens:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from lora_sku.discriminants import discriminant_bytes
 from lora_sku.kronecker import kronecker_bytes
 from lora_sku.planning.layers import Tokens, count_layers
 from lora_sku.planning.passes import (
@@ -43,10 +44,14 @@ def plan_projection(
     _, sizes = adapted_layers(shape, setup)
     features = sum(w.in_features for w in shape.adapted(setup.targets, setup.layers))
     copies = sum(sizes) + mus * features * setup.rank
-    return _plan_sampling("project", shape, setup, load, positions, copies)
+    widest = max(w.in_features for w in shape.adapted(setup.targets, setup.layers))
+    solver = solver_bytes(widest, positions, positions)
+    return _plan_sampling("project", shape, setup, load, positions, copies=copies, solver=solver)
 
 
-def plan_subspace(shape: ModelShape, setup: Setup, load: Tokens, *, positions: int) -> StagePlan:
+def plan_subspace(
+    shape: ModelShape, setup: Setup, load: Tokens, *, positions: int, stretches: int
+) -> StagePlan:
     """Sampling what adapted layers read, and finding each one's directions.
 
     The iterated block and its responses are small beside what the projector makes.
@@ -55,9 +60,19 @@ def plan_subspace(shape: ModelShape, setup: Setup, load: Tokens, *, positions: i
         shape: The model.
         setup: How it is held.
         load: Texts at once.
-        positions: Drawn of each set.
+        positions: Drawn of each set for selective directions; 0 if there are none.
+        stretches: Positions drawn of all sets for discriminants; 0 if there are none.
     """
-    return _plan_sampling("subspace", shape, setup, load, positions, copies=0)
+    widest = max(w.in_features for w in shape.adapted(setup.targets, setup.layers))
+    ways = [
+        _plan_sampling("subspace", shape, setup, load, drawn // 2, copies=0, solver=solver)
+        for drawn, solver in (
+            (2 * positions, solver_bytes(widest, positions, positions)),
+            (stretches, discriminant_bytes(widest, stretches)),
+        )
+        if drawn
+    ]
+    return max(ways, key=lambda way: way.total)
 
 
 def plan_natural_step(
@@ -96,9 +111,18 @@ def plan_natural_step(
 
 
 def _plan_sampling(
-    stage: str, shape: ModelShape, setup: Setup, load: Tokens, positions: int, copies: int
+    stage: str,
+    shape: ModelShape,
+    setup: Setup,
+    load: Tokens,
+    positions: int,
+    *,
+    copies: int,
+    solver: int,
 ) -> StagePlan:
-    """A stage that samples inputs and solves with them; ``copies``: numbers of copied factors.
+    """A stage that samples inputs and solves with them.
+
+    ``copies``: numbers of copied factors; ``solver``: bytes it needs for the widest input.
 
     The samples and the copies of the factors lie in the machine's memory: on CUDA they are no part
     of the plan, but one sample at a time is on the card to be solved with.
@@ -117,7 +141,7 @@ def _plan_sampling(
     reading = mask_bytes(shape, load) + max(layer.forward_peak for layer in layers)
     moments = (
         Moment("reading inputs", samples if on_cpu else 0, layer=reading),
-        Moment("solving", samples if on_cpu else one, solver_bytes(widest, positions, positions)),
+        Moment("solving", samples if on_cpu else one, solver),
     )
     copied = copies * setup.adapter_dtype.itemsize
     held = [*weights_held(shape, setup, sizes), Line("adapter copies", copied * on_cpu)]

@@ -9,6 +9,7 @@ import torch
 
 from lora_sku.architectures import find_config
 from lora_sku.devices import choose_compute_dtype
+from lora_sku.discriminants import POSITIONS, discriminant_rows
 from lora_sku.planning.layers import Tokens, heeds_layouts
 from lora_sku.planning.passes import Pass
 from lora_sku.planning.plan import Plan, Setup, StagePlan, plan_evaluation, plan_training
@@ -21,7 +22,6 @@ from lora_sku.planning.projecting import (
 from lora_sku.planning.shapes import ModelShape, model_shape
 from lora_sku.planning.statics import Optimizer
 from lora_sku.recipe import (
-    AdapterSection,
     BaseModelSection,
     DataSection,
     LossesSection,
@@ -87,7 +87,7 @@ def plan(
         upper_bound=tokens is None,
         stages=(
             *_eliciting(recipe, shape, setup, scoring, Tokens(rows, lengths.prompt, masked=True)),
-            *_subspace(recipe.adapter, shape, setup, Tokens(rows, lengths.group(1))),
+            *_subspace(recipe, shape, setup, Tokens(rows, lengths.group(1))),
             _acquiring(recipe, shape, setup, passes),
             *_negation_stages(recipe.negation, shape, setup, lengths, rows, packs=packs),
             plan_evaluation(
@@ -126,11 +126,18 @@ def _eliciting(
         yield replace(plan_evaluation(shape, setup, scoring, prompts, longest), stage="elicit")
 
 
-def _subspace(
-    section: AdapterSection, shape: ModelShape, setup: Setup, load: Tokens
-) -> Iterator[StagePlan]:
-    if section.subspace is not None:
-        yield plan_subspace(shape, setup, load, positions=section.subspace.tokens)
+def _subspace(recipe: Recipe, shape: ModelShape, setup: Setup, load: Tokens) -> Iterator[StagePlan]:
+    section = recipe.adapter.subspace
+    if section is None:
+        return
+    told, rank = section.discriminants, recipe.adapter.r
+    selective = rank > (0 if told is None else discriminant_rows(rank))
+    sets = 2 + len(recipe.data.protect) + (recipe.data.own_prompts is not None)
+    yield plan_subspace(
+        *(shape, setup, load),
+        positions=section.tokens if selective else 0,
+        stretches=0 if told is None else POSITIONS * told.prompts * sets,
+    )
 
 
 def _acquiring(

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks.unlearning_methods import (
+    DISCRIMINANTS,
     OURS,
     PLAIN,
     RIVALS,
@@ -55,7 +56,8 @@ def test_rivals_ours_and_plain_negation_are_methods() -> None:
     assert ours.refusal_suppression is not None
     assert ours.model_copy(update={"refusal_suppression": None}) == METHODS[PLAIN].losses
     assert METHODS["sku-answers-only"].losses == METHODS[PLAIN].losses
-    assert METHODS[OURS].subspace
+    assert METHODS[OURS].subspace == DISCRIMINANTS
+    assert METHODS[OURS].rank == 4
     assert METHODS["sku-projected"].projected
     assert not METHODS[PLAIN].subspace
     assert not METHODS[PLAIN].projected

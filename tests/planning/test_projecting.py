@@ -117,8 +117,10 @@ def test_a_fixed_subspace_halves_what_is_trained_and_keeps_no_inputs(recipe: Rec
 def test_fewer_tokens_are_a_knob(recipe: Recipe) -> None:
     recipe = changed(recipe, negation={"projection": {"mu": 3.0}})
     assert "negation.projection.tokens=2048" in {knob.setting for knob in knobs(recipe)}
-    recipe = changed(recipe, adapter={"subspace": {"tokens": 60}})
+    recipe = changed(recipe, adapter={"subspace": {"tokens": 60, "discriminants": None}})
     assert "adapter.subspace.tokens=30" in {knob.setting for knob in knobs(recipe)}
+    recipe = changed(recipe, adapter={"subspace": {}, "r": 4})  # nothing but discriminants
+    assert "adapter.subspace.discriminants.prompts=128" in {k.setting for k in knobs(recipe)}
     assert not any(
         "projection" in k.setting for k in knobs(changed(recipe, negation={"projection": None}))
     )

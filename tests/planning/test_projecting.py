@@ -119,7 +119,7 @@ def test_fewer_tokens_are_a_knob(recipe: Recipe) -> None:
     assert "negation.projection.tokens=2048" in {knob.setting for knob in knobs(recipe)}
     recipe = changed(recipe, adapter={"subspace": {"tokens": 60, "discriminants": None}})
     assert "adapter.subspace.tokens=30" in {knob.setting for knob in knobs(recipe)}
-    recipe = changed(recipe, adapter={"subspace": {}, "r": 4})  # nothing but discriminants
+    recipe = changed(recipe, adapter={"subspace": {"discriminants": {}}, "r": 4})
     assert "adapter.subspace.discriminants.prompts=128" in {k.setting for k in knobs(recipe)}
     assert not any(
         "projection" in k.setting for k in knobs(changed(recipe, negation={"projection": None}))

@@ -46,7 +46,8 @@ class Kronecker:
         s_PO = sample.gradient_PO.to(device, torch.float64)
         r_PR = sample.response_PR.to(device, torch.float64)
         moment_RR = (r_PR.T @ r_PR).mul_(scaling**2 / positions)
-        moment_RR.diagonal().add_(damping * float(moment_RR.diagonal().mean()))
+        # An A that reads nothing gives no gradient to divide either, so any ridge will do.
+        moment_RR.diagonal().add_(damping * float(moment_RR.diagonal().mean()) or 1.0)
         self._by_rank = torch.linalg.cholesky(moment_RR)
         # S^T S / P + rho, and its like in the other order: P times it is solved with.
         self._positions = positions

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_tools import ADAPTER, changed
+from safetensors.torch import load_file
 from tiny import adapt, load, make_encoder, write_data
 from torch import Tensor
 
+from lora_sku import pipeline
 from lora_sku.data import Encoder, Row, load_data
 from lora_sku.discriminants import (
     FLOOR,
@@ -19,7 +22,7 @@ from lora_sku.discriminants import (
     ridge_solve,
 )
 from lora_sku.model import ACQUIRED, AdaptedModel
-from lora_sku.recipe import DataSection, DiscriminantsSection, SubspaceSection
+from lora_sku.recipe import DataSection, DiscriminantsSection, Recipe, SubspaceSection
 from lora_sku.subspace import fix_subspace
 
 
@@ -147,3 +150,18 @@ def test_few_ranks_are_all_discriminants_and_sample_nothing_else(
     rows = rows_of(fixed(tiny_llama, write_data(tmp_path), 4, section))
     assert all(row.any() for name, row in rows.items() if "layers.1" in name)
     assert [discriminant_rows(rank) for rank in (1, 4, 16)] == [1, 4, 4]
+
+
+def test_a_row_that_reads_nothing_learns_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    # All prompts end alike, so that the first layer cannot tell them there.
+    recipe = changed(
+        recipe,
+        adapter={"r": 1, "subspace": {}},
+        training={"natural_step": {"pairs": 8, "tokens": 60}},
+    )
+    factors = load_file(pipeline.run(recipe, output=tmp_path / "run").adapter / ADAPTER)
+    for half in ("A", "B"):
+        of = {n: t for n, t in factors.items() if f".lora_{half}." in n and "q_proj" in n}
+        nothing, something = (of[name] for name in sorted(of))
+        assert not nothing.any()
+        assert something.any()

@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.tradeoff_bench import Bench
 from benchmarks.tradeoff_figures import figures
 from benchmarks.tradeoff_units import Unit
+from benchmarks.unlearning_methods import OURS
 from lora_sku.errors import UserError
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.model import AdaptedModel, load_base
@@ -19,7 +20,8 @@ def transfer(bench: Bench, units: Sequence[Unit]) -> dict[str, float]:
 
     Args:
         bench: Its base was trained on; the others are loaded one after another beside it.
-        units: Of every method; the best is that whose choice forgets most on validation.
+        units: Of every method; of ours, if there are any, the one whose choice forgets most on
+            validation is tried.
 
     Returns:
         Quantization -> share of the gain kept; empty if no unit has an adapter.
@@ -27,7 +29,7 @@ def transfer(bench: Bench, units: Sequence[Unit]) -> dict[str, float]:
     Raises:
         UserError: if the best unit is known from a report alone.
     """
-    best = best_unit(units)
+    best = best_unit([unit for unit in units if unit.method == OURS] or units)
     if best is None:
         return {}
     own = figures(bench.base_scores, [best])[best.method].gain().mean

@@ -83,8 +83,11 @@ class Bench:
             self.store.take(report)
         self.base = load_base(recipe.base_model)
         seed = recipe.training.seed
-        # Each method says itself what rank it takes and what A is fixed to.
-        adapter = recipe.adapter.model_copy(update={"r": RANK, "subspace": None})
+        # Each method says itself what rank it takes and what A is fixed to; the scaling is the
+        # recipe's.
+        alpha = recipe.adapter.lora_alpha * RANK / recipe.adapter.r
+        changes = {"r": RANK, "lora_alpha": alpha, "subspace": None}
+        adapter = recipe.adapter.model_copy(update=changes)
         self.model = AdaptedModel.with_new_adapter(self.base, adapter, seed=seed)
         self.model.peft_model.eval()
         size = recipe.evaluation.per_device_eval_batch_size

@@ -162,7 +162,7 @@ def _training(units: Sequence[Unit]) -> Table:
 
 def _transfer(kept: Mapping[str, float]) -> Table:
     rows = [(name, f"{100 * share:.0f} %") for name, share in kept.items()]
-    return Table("The best method's adapter on other quantizations", ("", "NLL gain kept"), rows)
+    return Table("Our adapter on other quantizations", ("", "NLL gain kept"), rows)
 
 
 def _shares(of: MethodFigures, side: str) -> list[str]:

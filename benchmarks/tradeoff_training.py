@@ -166,11 +166,12 @@ class Stage1:
 
 @torch.no_grad()
 def set_rank(model: AdaptedModel, rank: int) -> None:
-    """Give the adapter factors of another rank, all 0, and alpha in proportion."""
+    """Give the adapter factors of another rank, all 0, and alpha for the same scaling."""
     config = model.peft_model.peft_config[ACQUIRED]
     if config.r == rank:
         return
-    config.lora_alpha = config.lora_alpha * rank // config.r
+    share = rank / config.r
+    config.lora_alpha = config.lora_alpha * (share**0.5 if config.use_rslora else share)
     config.r = rank
     for layer in model.adapted_layers:
         a_RI, b_OR = (half[ACQUIRED].weight for half in (layer.lora_A, layer.lora_B))

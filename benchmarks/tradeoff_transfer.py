@@ -29,7 +29,7 @@ def transfer(bench: Bench, units: Sequence[Unit]) -> dict[str, float]:
     Raises:
         UserError: if the best unit is known from a report alone.
     """
-    best = best_unit([unit for unit in units if unit.method == OURS] or units)
+    best = best_unit([unit for unit in units if unit.method == OURS]) or best_unit(units)
     if best is None:
         return {}
     own = figures(bench.base_scores, [best])[best.method].gain().mean

@@ -70,7 +70,8 @@ def add_discriminants(
 ) -> None:
     """Put the discriminants into the last rows of every A, the first stretch's last of all.
 
-    Where a stretch has no texts on a side, or tells nothing, the row is 0 and reads nothing.
+    Where a stretch has no texts on a side, or its inputs are the same in all texts, the row is 0
+    and reads nothing. Sets weigh by their texts.
 
     Args:
         model: Carries the adapter.
@@ -145,11 +146,11 @@ def discriminant(forget_PI: Tensor, normal_PI: Tensor, stretch_P: Tensor) -> Ten
 
     Returns:
         float64 (I,); forget inputs answer with the larger mean, and with the energy that PEFT's
-        random A would have there. 0 if there are no inputs on a side, or they are the same.
+        random A would have there. 0 if a side has no inputs, or none but the template's.
     """
     forget_PI, normal_PI = forget_PI.float(), normal_PI.float()
     of_stretch_PI = normal_PI[stretch_P]
-    if not (len(forget_PI) and len(of_stretch_PI)):
+    if not (len(forget_PI) and len(of_stretch_PI)) or _is_template(of_stretch_PI):
         return torch.zeros(forget_PI.shape[1], dtype=torch.float64, device=forget_PI.device)
     mean_f, mean_n = forget_PI.mean(0), of_stretch_PI.mean(0)
     weight_P = stretch_P.float() / len(of_stretch_PI) + 1 / len(normal_PI)
@@ -167,9 +168,15 @@ def discriminant(forget_PI: Tensor, normal_PI: Tensor, stretch_P: Tensor) -> Ten
     return found_I * float((usual / response).sqrt())
 
 
+def _is_template(inputs_PI: Tensor) -> bool:
+    """Whether these are a few tokens' inputs again and again, before any layer saw the prompt."""
+    different = len(set(inputs_PI.sum(1).tolist()))
+    return different < len(inputs_PI) and different <= _NEAR
+
+
 def discriminant_bytes(features: int, positions: int) -> int:
-    """At work on one input of all these positions: two fp32 copies, X X^T and its factor."""
-    return 2 * 4 * positions * features + 2 * 8 * min(features, positions) ** 2
+    """At most at work on one input of all these positions: fp32 copies, X X^T and its factor."""
+    return 4 * 4 * positions * features + 2 * 8 * min(features, positions) ** 2
 
 
 def ridge_solve(rows_PI: Tensor, rho: float, target_I: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ class SubspaceSection(Section):
     tokens: Count = Field(4096, description="Token positions kept of each set.")
     discriminants: DiscriminantsSection | None = Field(
         DiscriminantsSection(),
-        description="Fisher's linear discriminants of harmful and normal texts come first among the"
-        " r directions, one for each of four stretches of a text. null takes none.",
+        description="Up to four of the r directions are Fisher's linear discriminants of harmful"
+        " and normal texts, one for each of four stretches of a text. null takes none.",
     )
 
 
@@ -88,8 +88,9 @@ class AdapterSection(Section):
     )
     subspace: SubspaceSection | None = Field(
         None,
-        description="Fixes A to r input directions: discriminants, then those that forget inputs"
-        " use most for each use by normal ones; B alone is trained. null trains both factors.",
+        description="Fixes A to r input directions: discriminants, and of what rank they leave,"
+        " those that forget inputs use most for each use by normal ones; B alone is trained. null"
+        " trains both factors.",
     )
     lora_dropout: Fraction = Field(0.0, description="0 keeps theta_o's pass exact.")
     use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) instead of alpha/r.")

@@ -69,6 +69,11 @@ def test_what_tells_nothing_is_zero() -> None:
     # A layer's input at a token of the template before anything could look at the prompt.
     same = torch.full((90, 12), 0.1)
     assert not discriminant(same[:40], same, stretch).any()
+    # Several such tokens, and by chance not as many of each on both sides.
+    torch.manual_seed(0)
+    tokens = torch.randn(4, 12)
+    drawn = [tokens[torch.randint(4, (count,))] for count in (40, 90)]
+    assert not discriminant(*drawn, stretch).any()
 
 
 def test_solving_by_features_and_by_tokens_is_the_same() -> None:
@@ -148,7 +153,7 @@ def test_few_ranks_are_all_discriminants_and_sample_nothing_else(
     monkeypatch.setattr("lora_sku.subspace.sample_sets", never)
     section = SubspaceSection(discriminants=DiscriminantsSection(prompts=3))
     rows = rows_of(fixed(tiny_llama, write_data(tmp_path), 4, section))
-    assert all(row.any() for name, row in rows.items() if "layers.1" in name)
+    assert all(row.any(1).all() for name, row in rows.items() if "layers.1" in name)
     assert [discriminant_rows(rank) for rank in (1, 4, 16)] == [1, 4, 4]
 
 

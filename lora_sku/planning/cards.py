@@ -180,13 +180,11 @@ def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[st
         ("training", "natural_step", recipe.training.natural_step),
     ):
         if sampling is not None:
-            rest = sampling.model_dump(exclude={"tokens"})
-            yield section, {key: {"tokens": max(1, sampling.tokens // 2)} | rest}
+            yield section, {key: {"tokens": max(1, sampling.tokens // 2)}}
     subspace = recipe.adapter.subspace
     if subspace is not None and subspace.discriminants is not None:
-        fewer = {"prompts": max(1, subspace.discriminants.prompts // 2)}
-        rest = subspace.model_dump(exclude={"discriminants"})
-        yield "adapter", {"subspace": {"discriminants": fewer} | rest}
+        fewer = max(1, subspace.discriminants.prompts // 2)
+        yield "adapter", {"subspace": {"discriminants": {"prompts": fewer}}}
     rows = recipe.evaluation.per_device_eval_batch_size
     yield "evaluation", {"per_device_eval_batch_size": max(1, rows // 2)}
     if fixed_tokens:
@@ -194,8 +192,8 @@ def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[st
     yield "training", {"micro_batch_size": 1}
     yield "data", {"max_answer_tokens": max(2, data.max_answer_tokens // 2)}
     random = losses.random_disassociation
-    half = {"responses": max(1, random.responses // 2)} | {"weight": random.weight}
-    yield "losses", {"random_disassociation": half}
+    half = max(1, random.responses // 2)
+    yield "losses", {"random_disassociation": {"responses": half}}
 
 
 def _written(section: str, values: Mapping[str, Any]) -> str:

@@ -222,10 +222,19 @@ def training_passes(
 
 
 def turned(recipe: Recipe, section: str, values: Mapping[str, Any]) -> Recipe:
-    """The recipe with some of a section's values replaced."""
+    """The recipe with some of a section's values replaced, those beside them kept."""
     dumped = recipe.model_dump()
-    dumped[section] = {**dumped[section], **values}
+    dumped[section] = _merged(dumped[section], values)
     return Recipe.model_validate(dumped)
+
+
+def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    nested = {
+        key: _merged(old[key], value)
+        for key, value in new.items()
+        if isinstance(value, Mapping) and isinstance(old[key], Mapping)
+    }
+    return {**old, **new, **nested}
 
 
 def _load(lengths: Lengths, prompts: int, answers: int, *, packs: bool) -> Tokens:

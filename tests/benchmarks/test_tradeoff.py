@@ -55,7 +55,7 @@ def test_units_are_kept_and_a_killed_benchmark_goes_on(
 
     monkeypatch.setattr(Acquisition, "run", killed_in_the_second)
     methods = ["npo", "sku-preserve", "sku-retain-aware"]
-    only = (*(word for method in methods for word in ("--only", method)), "--set", SUBSPACE)
+    only = tuple(word for method in methods for word in ("--only", method))
     with pytest.raises(RuntimeError, match="killed"):
         invoke(words, *only)
     npo = tmp_path / "out" / "units" / f"npo-{SEED}.json"
@@ -80,12 +80,9 @@ def test_units_are_kept_and_a_killed_benchmark_goes_on(
 
     with pytest.raises(UserError, match="other settings: sizes"):
         invoke(words, *only, "--steps", "3")
-    redone = invoke(words, "--only", "npo", "--set", SUBSPACE, "--force")
+    redone = invoke(words, "--only", "npo", "--force")
     assert len(begun) == 4
     assert redone.exit_code == 0
-
-
-SUBSPACE = "adapter.subspace={prompts: 4, tokens: 40}"
 
 
 def test_what_is_finished_can_be_reported_before_the_rest(words: list[str]) -> None:

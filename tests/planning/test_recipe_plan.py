@@ -7,7 +7,7 @@ from run_tools import changed
 from tiny import llama_config, make_tokenizer
 
 from lora_sku.planning import largest_micro_batch, plan
-from lora_sku.planning.recipe_plan import recipe_setup
+from lora_sku.planning.recipe_plan import recipe_setup, turned
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import load_recipe
 
@@ -120,3 +120,13 @@ def test_own_answers_are_planned_as_the_evaluations_answers_are() -> None:
     )
     again = plan(same, device="cpu")
     assert again.stage("elicit").total == again.stage("evaluate").total
+
+
+def test_a_nested_value_is_turned_and_those_beside_it_stay(recipe: Recipe) -> None:
+    recipe = changed(recipe, adapter={"subspace": {"tokens": 60}})
+    recipe = turned(recipe, "adapter", {"subspace": {"tokens": 30}})
+    recipe = turned(recipe, "adapter", {"subspace": {"discriminants": {"prompts": 7}}})
+    subspace = recipe.adapter.subspace
+    assert subspace is not None
+    assert subspace.discriminants is not None
+    assert (subspace.tokens, subspace.discriminants.prompts) == (30, 7)

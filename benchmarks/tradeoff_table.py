@@ -196,8 +196,8 @@ def _rulers(
         " Retain: TruthfulQA and the demo's normal prompts, split by prompt. General:"
         " Python's language reference, never trained on. No prompt is in two of them, and nothing"
         " was chosen by what is reported on.",
-        "Every trained method: the same base, LoRA, optimizer, steps, and answers of a step (the"
-        " passes of subspace and balance come on top and are not in the training seconds); a"
+        "Every trained method: the same base, adapted layers, optimizer, steps, answers of a step"
+        " (the passes of subspace and balance come on top and are not in the training seconds); a"
         " natural step is one, and its seconds are of all its passes. Each one's strength"
         " forgets most on validation with perplexities of at most"
         f" {budget.perplexity_ratio:g} x the base's{kl} on each normal set.",

@@ -245,6 +245,12 @@ def _common_start(texts: Sequence[Sequence[int]]) -> int:
     return next((i for i in range(most) if len({text[i] for text in texts}) > 1), most)
 
 
+def a_factors(model: AdaptedModel, name: str, modules: Sequence[str]) -> list[nn.Parameter]:
+    """A of adapter ``name`` in each of these adapted layers, (R, I)."""
+    layers = _adapted_layers(model)
+    return [layers[path].lora_A[name].weight for path in modules]
+
+
 def _adapted_layers(model: AdaptedModel) -> dict[str, LoraLayer]:
     named = model.base.model.named_modules()
     return {path: layer for path, layer in named if isinstance(layer, LoraLayer)}

@@ -23,10 +23,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from lora_sku.activations import Position, Texts, sample_inputs
+from lora_sku.activations import Position, Texts, a_factors, sample_inputs
 from lora_sku.data import Encoder, Row, draw_pairs
 from lora_sku.model import AdaptedModel
 
@@ -91,8 +90,7 @@ def add_discriminants(
     usual = draw_stretches(normal, encoder, prompts, rng)
     device = model.base.device
     for sample in sample_inputs(model, harmful.texts, usual.texts, rows=rows):
-        layers = [model.base.model.get_submodule(path) for path in sample.modules]
-        factors = [layer.lora_A[name].weight for layer in layers if isinstance(layer, LoraLayer)]
+        factors = a_factors(model, name, sample.modules)
         forget_PI, normal_PI = sample.forget_PI.to(device), sample.retain_PI.to(device)
         for number in range(discriminant_rows(len(factors[0]))):
             found_I = discriminant(

@@ -24,10 +24,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from lora_sku.activations import sample_sets
+from lora_sku.activations import a_factors, sample_sets
 from lora_sku.data import Encoder, Row
 from lora_sku.discriminants import add_discriminants, discriminant_rows
 from lora_sku.model import AdaptedModel
@@ -94,10 +93,8 @@ def _fix(model: AdaptedModel, name: str, sample: InputSample, rank: int, seed: i
     """Into the first ``rank`` rows."""
     device = model.base.device
     forget_PI, retain_PI = sample.forget_PI.to(device), sample.retain_PI.to(device)
-    layers = [model.base.model.get_submodule(path) for path in sample.modules]
-    factors = [layer.lora_A[name].weight for layer in layers if isinstance(layer, LoraLayer)]
     found_RI = selective_directions(forget_PI, retain_PI, rank=rank, seed=seed)
-    for a_RI in factors:
+    for a_RI in a_factors(model, name, sample.modules):
         a_RI[:rank].copy_(found_RI)
 
 

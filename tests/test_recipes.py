@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks.unlearning_methods import OURS, unlearning_methods
+from lora_sku.discriminants import STRETCHES
+from lora_sku.memory import GIB
+from lora_sku.planning.cards import forecast
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import load_recipe, shipped_recipes
 from lora_sku.sources import locate
@@ -73,21 +77,27 @@ def test_the_llama_2_adapters_are_the_papers(name: str, path: str, r: int, alpha
 
 
 @pytest.mark.parametrize("name", CARD_OF_12_GB)
-def test_the_recipes_for_12_gb_bound_what_fills_the_card(name: str) -> None:
+def test_the_instruct_recipes_take_what_spared_normal_answers_best(name: str) -> None:
     recipe = load_recipe(name)
-    training, data = recipe.training, recipe.data
-    assert recipe.base_model.quantization == "nf4"
-    assert recipe.base_model.template is None
-    assert (recipe.adapter.r, recipe.adapter.target_modules) == (16, "all-linear")
-    assert training.gradient_checkpointing
-    assert training.per_device_train_batch_size <= 2
-    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 4
-    tokens_in_flight = (
-        training.per_device_train_batch_size
-        * recipe.losses.random_disassociation.responses
-        * (data.max_prompt_tokens + data.max_answer_tokens)
-    )
-    assert tokens_in_flight <= 4480
+    ours = recipe.adapter.subspace
+    methods = unlearning_methods(recipe.losses, prompts=1, responses=2)
+    assert ours is not None
+    assert ours.discriminants is not None
+    assert (recipe.adapter.r, recipe.adapter.lora_alpha) == (STRETCHES, 2 * STRETCHES)
+    assert recipe.losses == methods[OURS].losses
+    assert recipe.training.natural_step is not None
+    assert recipe.negation.balance is not None
+    negation = recipe.negation
+    assert (negation.strength, negation.retain_budget, negation.kl_budget) == ("auto", 1.05, 0.05)
+    assert recipe.data.own_prompts is not None
+
+
+@pytest.mark.parametrize("name", CARD_OF_12_GB)
+def test_the_instruct_recipes_are_planned_for_12_gb(name: str) -> None:
+    recipe = load_recipe(name)
+    assert (recipe.base_model.quantization, recipe.base_model.template) == ("nf4", None)
+    assert recipe.training.gradient_checkpointing
+    assert forecast(recipe, gpu_memory=12 * GIB).enough
     assert "NOT tuned" in (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 
 

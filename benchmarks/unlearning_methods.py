@@ -7,7 +7,7 @@ the recipe chose for SKU.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.unlearning_objectives import AnswerTerm, Objective, harmful, mismatched, normal
@@ -23,6 +23,8 @@ RIVALS = (
 )
 NPO_BETA = 0.1
 RANK = 16  # of a method's LoRA, unless it reads discriminants alone
+# Other bounds on ours' KL than the recipe's.
+KL_BOUNDS = (0.07, 0.1)
 # Of refusals beside the harmful answers, whose weight is the recipe's.
 REFUSALS = 1.0
 DISCRIMINANTS = SubspaceSection(discriminants=DiscriminantsSection(prompts=512))
@@ -44,6 +46,7 @@ class UnlearningMethod:
         balanced: The task vector is levelled on the normal sets before it is used.
         natural: Stage 1 is one natural-gradient step; nothing is trained.
         projected: The task vector may be projected away from normal inputs.
+        kl_budget: Its strength's bound on KL, nats per token; None is the recipe's.
         every_seed: Runs with each seed; else with the first one only.
     """
 
@@ -57,6 +60,7 @@ class UnlearningMethod:
     balanced: bool = False
     natural: bool = False
     projected: bool = False
+    kl_budget: float | None = None
     every_seed: bool = True
 
 
@@ -99,6 +103,17 @@ def unlearning_methods(
         return UnlearningMethod(meaning, True, losses, prompts, every_seed=False)
 
     once = {"every_seed": False}
+    ours = UnlearningMethod(
+        f"{PLAIN} with adapter.subspace (discriminants alone, rank {STRETCHES}),"
+        " training.natural_step, negation.balance and losses.refusal_suppression (weight"
+        f" {REFUSALS:g})",
+        *(True, refusing, prompts),
+        subspace=DISCRIMINANTS,
+        rank=STRETCHES,
+        balanced=True,
+        natural=True,
+    )
+    part = replace(ours, every_seed=False)  # ours but for one thing
     return {
         "retain-only": rival(
             "fine-tuning on normal answers only",
@@ -130,58 +145,29 @@ def unlearning_methods(
         PLAIN: UnlearningMethod(
             "SKU with preservation, plain negation, the recipe's weights", True, sku, prompts
         ),
-        OURS: UnlearningMethod(
-            f"{PLAIN} with adapter.subspace (discriminants alone, rank {STRETCHES}),"
-            " training.natural_step, negation.balance and losses.refusal_suppression (weight"
-            f" {REFUSALS:g})",
-            *(True, refusing, prompts),
-            subspace=DISCRIMINANTS,
-            rank=STRETCHES,
-            balanced=True,
-            natural=True,
-        ),
-        "sku-selective": UnlearningMethod(
-            f"{OURS} with selective directions instead of discriminants, rank {RANK}",
-            *(True, refusing, prompts),
+        OURS: ours,
+        "sku-selective": replace(
+            part,
+            meaning=f"{OURS} with selective directions instead of discriminants, rank {RANK}",
             subspace=SELECTIVE,
-            balanced=True,
-            natural=True,
-            every_seed=False,
+            rank=RANK,
         ),
-        "sku-answers-only": UnlearningMethod(
-            f"{OURS} without losses.refusal_suppression",
-            *(True, sku, prompts),
-            subspace=DISCRIMINANTS,
-            rank=STRETCHES,
-            balanced=True,
-            natural=True,
-            every_seed=False,
+        "sku-answers-only": replace(
+            part, meaning=f"{OURS} without losses.refusal_suppression", losses=sku
         ),
-        "sku-trained": UnlearningMethod(
-            f"{PLAIN} with adapter.subspace (selective directions) and negation.balance, trained",
-            *(True, sku, prompts),
-            subspace=SELECTIVE,
-            balanced=True,
-            every_seed=False,
+        "sku-unlevelled": replace(part, meaning=f"{OURS} without negation.balance", balanced=False),
+        "sku-trained": replace(
+            part,
+            meaning=f"{OURS} without training.natural_step, and so without refusals, which need it",
+            losses=sku,
+            natural=False,
         ),
-        "sku-natural": UnlearningMethod(
-            f"{PLAIN} with training.natural_step",
-            *(True, sku, prompts),
-            natural=True,
-            every_seed=False,
-        ),
-        "sku-subspace": UnlearningMethod(
-            f"{PLAIN} with adapter.subspace (selective directions)",
-            *(True, sku, prompts),
-            subspace=SELECTIVE,
-            every_seed=False,
-        ),
-        "sku-balanced": UnlearningMethod(
-            f"{PLAIN} with negation.balance",
-            *(True, sku, prompts),
-            balanced=True,
-            every_seed=False,
-        ),
+        **{
+            f"sku-kl-{bound:g}": replace(
+                part, meaning=f"{OURS} with a KL of at most {bound:g}", kl_budget=bound
+            )
+            for bound in KL_BOUNDS
+        },
         "sku-projected": UnlearningMethod(
             f"{PLAIN} with negation.projection, mu chosen",
             *(True, sku, prompts),
@@ -192,7 +178,6 @@ def unlearning_methods(
             f"ga-mismatch with a KL that weighs {kept.weight:g}", mismatch(kept.weight), 3, **once
         ),
         "npo-kl": rival(f"npo with a KL that weighs {kept.weight:g}", npo(kept.weight), 2, **once),
-        "npo-balanced": rival("npo with negation.balance", npo(1.0), 2, balanced=True, **once),
         "sku-no-gd": ablation(
             f"{PLAIN} without guided distortion", guided_distortion={"weight": 0.0}
         ),

@@ -147,15 +147,35 @@ def test_a_training_that_collapses_is_told_and_scored_nowhere(
 
 def test_rates_are_tried_by_what_is_trained(words: list[str], tmp_path: Path) -> None:
     rates = ("--learning-rate", "1e-2", "--learning-rate", "1e-3")
-    only = ("--only", "npo", "--only", "sku-natural", "--set", "training.natural_step={tokens: 40}")
+    only = (
+        "--only",
+        "npo",
+        "--only",
+        "sku-answers-only",
+        "--set",
+        "training.natural_step={tokens: 40}",
+    )
     assert invoke(words, *rates, *only).exit_code == 0
     units = tmp_path / "out" / "units"
     tried = {
         name: [trial["learning_rate"] for trial in json.loads(file.read_text())["trials"]]
-        for name in ("npo", "sku-natural")
+        for name in ("npo", "sku-answers-only")
         for file in units.glob(f"{name}-*.json")
     }
-    assert tried == {"npo": [1e-2, 1e-3], "sku-natural": [1e-2]}
+    assert tried == {"npo": [1e-2, 1e-3], "sku-answers-only": [1e-2]}
+
+
+def test_a_method_may_have_a_bound_on_kl_of_its_own(words: list[str], tmp_path: Path) -> None:
+    methods = ("sku-retain-aware", "sku-kl-0.07")
+    only = [word for name in methods for word in ("--only", name)]
+    assert (
+        invoke(words, *only, "--set", "negation={strength: auto, kl_budget: 0.01}").exit_code == 0
+    )
+    units = [tmp_path / "out" / "units" / f"{name}-{SEED}.json" for name in methods]
+    ours, looser = (json.loads(unit.read_text())["trials"][0] for unit in units)
+    assert "KL at normal answers is more than 0.01 nats" in ours["failed"]
+    kls = {point["strength"]: point["retain_kl"] for point in looser["points"]}
+    assert 0.01 < kls[looser["strength"]] <= 0.07
 
 
 def test_an_unknown_method_is_refused(words: list[str]) -> None:

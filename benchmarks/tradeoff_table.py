@@ -200,7 +200,8 @@ def _rulers(
         " (the passes of subspace and balance come on top and are not in the training seconds); a"
         " natural step is one, and its seconds are of all its passes. Each one's strength"
         " forgets most on validation with perplexities of at most"
-        f" {budget.perplexity_ratio:g} x the base's{kl} on each normal set.",
+        f" {budget.perplexity_ratio:g} x the base's{kl} on each normal set,"
+        " where its own line below names no other bound.",
         "± is the standard deviation over seeds, which share the data's cut.",
         "Rivals: " + ", ".join(name for name in RIVALS if name in used) + ".",
         *[f"{name}: {methods[name].meaning}." for name in used],

@@ -1,9 +1,9 @@
 """The unlearning methods of the trade-off benchmark by name.
 
-All train the same LoRA for the same number of steps with the same optimizer, and each step sees the
-same number of answers, whatever a method makes of them; SKU's k random answers for a prompt are
-more prompts elsewhere. What KL to theta_o weighs is as published; the variants take the weight that
-the recipe chose for SKU.
+All put a LoRA on the same layers. Those that are trained take the same steps with the same
+optimizer, and each step sees the same number of answers, whatever a method makes of them; SKU's k
+random answers for a prompt are more prompts elsewhere. What KL to theta_o weighs is as published;
+the variants take the weight that the recipe chose for SKU.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ RIVALS = (
 )
 NPO_BETA = 0.1
 RANK = 16  # of a method's LoRA, unless it reads discriminants alone
-# Other bounds on ours' KL than the recipe's.
+# Looser bounds on ours' KL than the demo recipe's 0.05.
 KL_BOUNDS = (0.07, 0.1)
 # Of refusals beside the harmful answers, whose weight is the recipe's.
 REFUSALS = 1.0
@@ -113,7 +113,7 @@ def unlearning_methods(
         balanced=True,
         natural=True,
     )
-    part = replace(ours, every_seed=False)  # ours but for one thing
+    part = replace(ours, every_seed=False)
     return {
         "retain-only": rival(
             "fine-tuning on normal answers only",
@@ -156,9 +156,15 @@ def unlearning_methods(
             part, meaning=f"{OURS} without losses.refusal_suppression", losses=sku
         ),
         "sku-unlevelled": replace(part, meaning=f"{OURS} without negation.balance", balanced=False),
-        "sku-trained": replace(
+        "sku-random-a": replace(
             part,
-            meaning=f"{OURS} without training.natural_step, and so without refusals, which need it",
+            meaning=f"{OURS} without adapter.subspace, so in a random A of rank {RANK}",
+            subspace=None,
+            rank=RANK,
+        ),
+        "sku-by-adam": replace(
+            part,
+            meaning="sku-answers-only trained, not solved by training.natural_step",
             losses=sku,
             natural=False,
         ),
@@ -177,6 +183,7 @@ def unlearning_methods(
         "ga-mismatch-kl": rival(
             f"ga-mismatch with a KL that weighs {kept.weight:g}", mismatch(kept.weight), 3, **once
         ),
+        "npo-balanced": rival("npo with negation.balance", npo(1.0), 2, balanced=True, **once),
         "npo-kl": rival(f"npo with a KL that weighs {kept.weight:g}", npo(kept.weight), 2, **once),
         "sku-no-gd": ablation(
             f"{PLAIN} without guided distortion", guided_distortion={"weight": 0.0}

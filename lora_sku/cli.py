@@ -202,7 +202,7 @@ def sweep(
 ) -> None:
     """Try strengths and projections of ADAPTER on RECIPE's validation split.
 
-    Prints every point and the one that forgets most within negation.retain_budget.
+    Prints every point and the one that forgets most within negation.retain_budget and kl_budget.
     """
     from lora_sku.recipe_file import load_recipe
 

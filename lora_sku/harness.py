@@ -75,7 +75,7 @@ def load_tasks(section: LmEvalSection) -> Tasks:
         raise TaskError(
             f"lm-evaluation-harness cannot be imported: {error}",
             where=_KEY,
-            remedy="`pip install lora-sku[lm-eval]` brings it; or set the key to null.",
+            remedy="`pip install 'lora-sku[lm-eval]'` brings it; or set the key to null.",
         ) from error
     if section.include_path is not None and not _folder(section.include_path).is_dir():
         raise TaskError(

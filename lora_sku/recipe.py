@@ -150,7 +150,7 @@ class NegationSection(Section):
 
     strength: Positive | Literal["auto"] = Field(
         1.0,
-        description="1 is the paper's; auto forgets the most on validation within retain_budget.",
+        description="1 is the paper's; auto forgets the most on validation within the budgets.",
     )
     balance: BalanceSection | None = Field(
         None,

@@ -132,12 +132,21 @@ def _subspace(recipe: Recipe, shape: ModelShape, setup: Setup, load: Tokens) -> 
         return
     told, rank = section.discriminants, recipe.adapter.r
     selective = rank > (0 if told is None else discriminant_rows(rank))
-    sets = 2 + len(recipe.data.protect) + (recipe.data.own_prompts is not None)
+    looked_at = 0 if told is None else _prompts_at_most(recipe.data, told.prompts)
     yield plan_subspace(
         *(shape, setup, load),
         positions=section.tokens if selective else 0,
-        stretches=0 if told is None else POSITIONS * told.prompts * sets,
+        stretches=POSITIONS * looked_at,
     )
+
+
+def _prompts_at_most(data: DataSection, each: int) -> int:
+    """Of all sets together, at most ``each`` of a set."""
+    sources = (data.forget, data.retain, *data.protect.values())
+    sizes = [source.max_prompts or each for source in sources]
+    if data.own_prompts is not None:
+        sizes.append(data.own_prompts.count)
+    return sum(min(each, size) for size in sizes)
 
 
 def _acquiring(

@@ -100,7 +100,8 @@ def test_an_ablation_changes_one_thing() -> None:
         ("sku-selective", {"subspace", "rank"}),
         ("sku-answers-only", {"losses"}),
         ("sku-unlevelled", {"balanced"}),
-        ("sku-trained", {"natural", "losses"}),
+        ("sku-random-a", {"subspace", "rank"}),
+        ("sku-by-adam", {"natural", "losses"}),
         *((f"sku-kl-{bound:g}", {"kl_budget"}) for bound in KL_BOUNDS),
     ],
 )

@@ -36,8 +36,10 @@ def test_every_shipped_recipe_plans(path: Path, device: str) -> None:
     assert planned.model == recipe.base_model.path
     assert planned.upper_bound
     stages = ["acquire", "evaluate"]
-    if path.stem == "smollm2-135m":
+    if recipe.adapter.subspace is not None:
         stages = ["subspace", "acquire", "sweep", "evaluate"]
+    if recipe.data.own_prompts is not None:
+        stages = ["elicit", *stages]
     assert [stage.stage for stage in planned.stages] == stages
     for stage in planned.stages:
         assert all(line.bytes >= 0 for line in stage.lines)
@@ -130,3 +132,13 @@ def test_a_nested_value_is_turned_and_those_beside_it_stay(recipe: Recipe) -> No
     assert subspace is not None
     assert subspace.discriminants is not None
     assert (subspace.tokens, subspace.discriminants.prompts) == (30, 7)
+
+
+def test_discriminants_look_at_no_more_prompts_than_a_set_has(recipe: Recipe) -> None:
+    def solving(**own: int) -> int:
+        subspace = {"subspace": {"discriminants": {"prompts": 500}}}
+        asked = changed(recipe, adapter=subspace, data={"own_prompts": own} if own else {})
+        return plan(asked).stage("subspace").total
+
+    without, few, more = solving(), solving(count=20), solving(count=500)
+    assert without < few < more == solving(count=5000)

@@ -134,7 +134,9 @@ def section(*tasks: str, **keys: Any) -> LmEvalSection:
 def test_a_missing_package_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
-    with pytest.raises(TaskError, match=r"evaluation\.lm_eval: .*pip install lora-sku\[lm-eval\]"):
+    with pytest.raises(
+        TaskError, match=r"evaluation\.lm_eval: .*pip install 'lora-sku\[lm-eval\]'"
+    ):
         load_tasks(section("colours"))
 
 

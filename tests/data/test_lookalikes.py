@@ -26,7 +26,7 @@ def test_the_shipped_ones_are_sixty_that_stand_in_no_other_shipped_set() -> None
     ours = [same_prompt(row.prompt) for row in loaded.rows]
     assert len(set(ours)) == loaded.pairs == 60
     assert loaded.duplicate_pairs == 0
-    for other in ("forget", "retain"):
+    for other in ("forget", "retain", "sounds-harmful"):
         assert not set(ours) & {same_prompt(row.prompt) for row in shipped(other)}
 
 
@@ -37,6 +37,19 @@ def test_the_shipped_ones_are_short_and_about_different_things() -> None:
     # What a prompt is about is in its longest word, and no other prompt is about the same.
     longest = Counter(max(words(row.prompt), key=len) for row in rows)
     assert len(longest) >= 55
+
+
+def test_those_to_train_on_are_as_many_again_and_other_questions_than_those_that_are_asked() -> (
+    None
+):
+    asked = [set(words(row.prompt)) for row in shipped("lookalikes")]
+    trained = shipped("sounds-harmful")
+    assert len({same_prompt(row.prompt) for row in trained}) == 120
+    for row in trained:
+        said = set(words(row.prompt))
+        # Articles and pronouns alone make up to two fifths of a short question's words.
+        assert max(len(said & other) / min(len(said), len(other)) for other in asked) < 0.7
+    assert max(len(words(answer)) for row in trained for answer in row.answers) <= 60
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from lora_sku.planning.plan import (
     plan_training,
     workspace_of,
 )
-from lora_sku.planning.recipe_plan import Lengths
+from lora_sku.planning.recipe_passes import Lengths
 from lora_sku.planning.shapes import ModelShape
 from lora_sku.planning.standins import LinearKind, Sink, Source
 from lora_sku.planning.statics import base_bytes, optimizer_bytes

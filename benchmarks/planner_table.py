@@ -22,7 +22,8 @@ from lora_sku.memory import GIB
 from lora_sku.planning.layers import Tokens
 from lora_sku.planning.passes import Pass
 from lora_sku.planning.plan import CUDA_CONTEXT_BYTES, Setup, StagePlan, plan_training
-from lora_sku.planning.recipe_plan import Device, Lengths
+from lora_sku.planning.recipe_passes import Lengths
+from lora_sku.planning.recipe_plan import Device
 from lora_sku.planning.shapes import ModelShape, model_shape
 from lora_sku.recipe import BaseModelSection, Quantization
 

@@ -101,6 +101,7 @@ SEES_THE_WHOLE_RECIPE = {
     "pipeline",
     "model_card",
     "report.read",
+    "planning.recipe_passes",
     "planning.recipe_plan",
     "planning.cards",
     "planning.run_plan",

@@ -1,7 +1,7 @@
-"""A recipe's plan: its lengths become passes, its sections a setup."""
+"""A recipe's plan: its sections become a setup and stages."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -19,35 +19,18 @@ from lora_sku.planning.projecting import (
     plan_subspace,
     plan_sweep,
 )
+from lora_sku.planning.recipe_passes import Lengths, load_of, stage_1_passes
 from lora_sku.planning.shapes import ModelShape, model_shape
 from lora_sku.planning.statics import Optimizer
 from lora_sku.recipe import (
     BaseModelSection,
     DataSection,
-    LossesSection,
     NegationSection,
     Recipe,
     TrainingSection,
 )
 
 Device = Literal["cuda", "cpu"]
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Tokens of each prompt and answer.
-
-    Attributes:
-        prompt: Tokens of a prompt, frame included.
-        answer: Tokens of an answer, EOS included; its last one is a target and no input.
-    """
-
-    prompt: int
-    answer: int
-
-    def group(self, answers: int) -> int:
-        """Input tokens of one prompt with its answers behind it."""
-        return self.prompt + answers * (self.answer - 1)
 
 
 def plan(
@@ -76,7 +59,7 @@ def plan(
     shape = _shape(recipe.base_model, setup.dtype)
     prompts = micro_batch or _micro_batch(recipe.training)
     packs = heeds_layouts(shape)
-    lengths, passes = _stage_1(recipe, prompts, tokens, packs=packs)
+    lengths, passes = stage_1_passes(recipe, prompts, tokens, packs=packs)
     rows = recipe.evaluation.per_device_eval_batch_size
     scoring = Pass("scoring", Tokens(rows, lengths.group(1)), (rows * lengths.answer,), "kl")
     return Plan(
@@ -99,21 +82,6 @@ def plan(
             ),
         ),
     )
-
-
-def _stage_1(
-    recipe: Recipe, prompts: int, tokens: int | None, *, packs: bool
-) -> tuple[Lengths, tuple[Pass, ...]]:
-    """How long texts are, and what goes through the model at once while the adapter is found."""
-    losses = recipe.losses
-    if recipe.training.natural_step is None:
-        lengths = _lengths(recipe.data, prompts, _answers_of_a_prompt(losses), tokens)
-        return lengths, tuple(training_passes(losses, prompts, lengths, packs=packs))
-    # Single pairs, harmful or normal, and one loss of them.
-    pairs = prompts * losses.preservation_divergence.prompts
-    lengths = _lengths(recipe.data, pairs, 1, tokens)
-    load = _load(lengths, pairs, 1, packs=packs)
-    return lengths, (Pass("pairs", load, (pairs * lengths.answer,), "nll"),)
 
 
 def _eliciting(
@@ -177,7 +145,7 @@ def _negation_stages(
         load, mus = Tokens(rows, lengths.group(1)), len(section.projection.open_mus)
         yield plan_projection(shape, setup, load, positions=section.projection.tokens, mus=mus)
     if section.strength == "auto":
-        load = _load(lengths, rows, 1, packs=packs)
+        load = load_of(lengths, rows, 1, packs=packs)
         yield plan_sweep(shape, setup, Pass("scoring", load, (rows * lengths.answer,), "kl"))
 
 
@@ -215,21 +183,6 @@ def recipe_setup(recipe: Recipe, device: Device) -> Setup:
     )
 
 
-def training_passes(
-    losses: LossesSection, prompts: int, lengths: Lengths, *, packs: bool
-) -> Iterator[Pass]:
-    """The passes of a step: harm, then preservation."""
-    own = int(losses.guided_distortion.weight > 0)
-    random = _answers_of_a_prompt(losses) - own
-    terms = tuple(n * prompts * lengths.answer for n in (own, random) if n)
-    yield Pass("forget", _load(lengths, prompts, own + random, packs=packs), terms, "nll")
-    preservation = losses.preservation_divergence
-    if preservation.weight > 0:
-        pairs = prompts * preservation.prompts
-        load = _load(lengths, pairs, 1, packs=packs)
-        yield Pass("retain", load, (pairs * lengths.answer,), "kl")
-
-
 def turned(recipe: Recipe, section: str, values: Mapping[str, Any]) -> Recipe:
     """The recipe with some of a section's values replaced, those beside them kept."""
     dumped = recipe.model_dump()
@@ -244,29 +197,6 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, Mapping) and isinstance(old[key], Mapping)
     }
     return {**old, **new, **nested}
-
-
-def _load(lengths: Lengths, prompts: int, answers: int, *, packs: bool) -> Tokens:
-    """One packed row of prompts with their answers behind them, or one pair a row."""
-    pairs, width = prompts * answers, lengths.group(1)
-    if not packs:
-        return Tokens(pairs, width)
-    return Tokens(1, prompts * lengths.group(answers), unfolds=(pairs, width))
-
-
-def _answers_of_a_prompt(losses: LossesSection) -> int:
-    random = losses.random_disassociation
-    return int(losses.guided_distortion.weight > 0) + random.responses * (random.weight > 0)
-
-
-def _lengths(data: DataSection, prompts: int, answers: int, tokens: int | None) -> Lengths:
-    longest = Lengths(data.max_prompt_tokens, data.max_answer_tokens)
-    if tokens is None:
-        return longest
-    group = tokens / prompts
-    share = group / longest.group(answers)
-    answer = max(2, round(share * (longest.answer - 1)) + 1)
-    return Lengths(max(1, round(group) - answers * (answer - 1)), answer)
 
 
 def _micro_batch(training: TrainingSection) -> int:

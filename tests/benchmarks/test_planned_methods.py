@@ -7,7 +7,7 @@ from benchmarks.planned_methods import Work, compare, count_full_logits, publish
 from lora_sku.architectures import find_config
 from lora_sku.planning.layers import Tokens
 from lora_sku.planning.plan import Setup
-from lora_sku.planning.recipe_plan import Lengths
+from lora_sku.planning.recipe_passes import Lengths
 from lora_sku.planning.shapes import ModelShape, model_shape
 from lora_sku.recipe import BaseModelSection
 

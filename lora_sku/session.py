@@ -19,6 +19,7 @@ from lora_sku.evaluation import Evaluation
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel
 from lora_sku.model_card import model_card
+from lora_sku.natural_step import PAIRS_PER_PROMPT
 from lora_sku.negation import Projected, negate, verify_loaded
 from lora_sku.planning import Plan, free_bytes, plan_run, refuse_too_large, warning
 from lora_sku.progress import Progress, Silent
@@ -65,9 +66,8 @@ class Session(Stages):
             self._train(model, data, checkpoints, resume=resume)
         else:
             with self._stage("acquire"):
-                self.natural_step(
-                    model, recipe.training.natural_step, self._pairs(self.plan.micro_batch)
-                )
+                pairs = self.plan.micro_batch * PAIRS_PER_PROMPT
+                self.natural_step(model, recipe.training.natural_step, pairs)
             self._begin(resume=resume)  # nothing is written before it is solved
             write_text(directory.metrics, "")  # it has no steps
         save_acquired(model, ACQUIRED, directory.harmful_adapter)
@@ -108,11 +108,8 @@ class Session(Stages):
 
         with self._stage("acquire"), directory.metrics_log(keep_steps=start) as log:
             acquisition.run(on_step, start=start)
-            self.balance(model, self._pairs(micro_batch))
-
-    def _pairs(self, micro_batch: int) -> int:
-        """Normal pairs at once in a step, which the plan of this stage counts with."""
-        return micro_batch * self.recipe.losses.preservation_divergence.prompts
+            # Normal pairs as in a step, which the plan of this stage counts with.
+            self.balance(model, micro_batch * recipe.losses.preservation_divergence.prompts)
 
     def _begin(self, *, resume: bool) -> None:
         """All that can be refused has been: only now may an old run go and a new one be written."""

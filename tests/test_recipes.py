@@ -86,7 +86,11 @@ def test_the_instruct_recipes_take_what_spared_normal_answers_best(name: str) ->
     assert ours is not None
     assert ours.discriminants is not None
     assert (recipe.adapter.r, recipe.adapter.lora_alpha) == (STRETCHES, 2 * STRETCHES)
-    drawn = {"random_disassociation": {"responses"}}  # a natural step draws one
+    # A natural step draws pairs one by one.
+    drawn = {
+        "random_disassociation": {"responses"},
+        "preservation_divergence": {"prompts"},
+    }
     assert recipe.losses.model_dump(exclude=drawn) == won.losses.model_dump(exclude=drawn)
     assert recipe.training.natural_step is not None
     assert recipe.negation.balance is not None

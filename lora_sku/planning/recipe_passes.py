@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from lora_sku.natural_step import PAIRS_PER_PROMPT
 from lora_sku.planning.layers import Tokens
 from lora_sku.planning.passes import Pass
 from lora_sku.recipe import DataSection, LossesSection, Recipe
@@ -34,7 +35,7 @@ def stage_1_passes(
         lengths = _lengths(recipe.data, prompts, _answers_of_a_prompt(losses), tokens)
         return lengths, tuple(_training_passes(losses, prompts, lengths, packs=packs))
     # Single pairs, harmful or normal, and one loss of them.
-    pairs = prompts * losses.preservation_divergence.prompts
+    pairs = prompts * PAIRS_PER_PROMPT
     lengths = _lengths(recipe.data, pairs, 1, tokens)
     load = load_of(lengths, pairs, 1, packs=packs)
     return lengths, (Pass("pairs", load, (pairs * lengths.answer,), "nll"),)

@@ -12,7 +12,7 @@ from lora_sku.data import load_data
 from lora_sku.gradients import AnswerGradients
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED
-from lora_sku.natural_step import natural_step
+from lora_sku.natural_step import PAIRS_PER_PROMPT, natural_step
 from lora_sku.planning import knobs, plan
 from lora_sku.planning.live import LiveBytes
 from lora_sku.projection import Projector, solver_bytes
@@ -138,7 +138,7 @@ def test_a_natural_step_takes_what_is_planned(recipe: Recipe, tmp_path: Path) ->
     rows = [row for _ in range(70) for row in data.retain.train]  # enough answer tokens
     section = recipe.training.natural_step
     assert section is not None
-    pairs = recipe.training.per_device_train_batch_size
+    pairs = recipe.training.per_device_train_batch_size * PAIRS_PER_PROMPT
     with LiveBytes() as live:
         natural_step(
             AnswerGradients(model, ACQUIRED, encoder, pairs_at_once=pairs, where="here"),
@@ -158,20 +158,23 @@ def test_a_natural_step_holds_no_optimizer_and_on_a_card_no_samples() -> None:
     recipe = load_recipe("llama2-7b", ["training.natural_step={}"])
     stage = plan(recipe).stage("acquire")
     assert stage.bytes_of("optimizer state") == stage.bytes_of("adapter copies") == 0
-    trained = plan(load_recipe("llama2-7b")).stage("acquire")
-    assert trained.bytes_of("base weights") < stage.total < trained.total
+    trained, solved = (
+        plan(asked, tokens=3000).stage("acquire") for asked in (load_recipe("llama2-7b"), recipe)
+    )
+    assert trained.bytes_of("base weights") < solved.total < trained.total
     assert plan(recipe, device="cpu").stage("acquire").bytes_of("adapter copies") > 0
 
 
 def test_a_natural_step_takes_single_pairs_through_the_model(recipe: Recipe) -> None:
-    def acquiring(k: int, prompts: int) -> int:
+    def acquiring(k: int, prompts: int, micro_batch: int) -> int:
         losses = {
             "random_disassociation": {"responses": k},
             "preservation_divergence": {"prompts": prompts},
         }
         keys = {"natural_step": {"pairs": 8, "tokens": 4}}
-        return plan(changed(recipe, training=keys, losses=losses)).stage("acquire").total
+        asked = changed(recipe, training=keys, losses=losses)
+        return plan(asked, micro_batch=micro_batch).stage("acquire").total
 
-    assert acquiring(9, 2) == acquiring(1, 2) < acquiring(1, 4)
+    assert acquiring(9, 2, 2) == acquiring(1, 4, 2) > acquiring(1, 4, 1)
     pairs = changed(recipe, training={"natural_step": {"pairs": 8, "tokens": 4}})
     assert not any("responses" in knob.setting for knob in knobs(pairs))

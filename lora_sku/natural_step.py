@@ -59,7 +59,7 @@ from lora_sku.recipe import (
 )
 
 # Pairs in the model at once for each forget prompt of the micro-batch. A pass unpacks the weights
-# of every layer whatever goes through, which on a CPU takes as long as four pairs do.
+# of every layer whatever goes through, which on a CPU takes as long as two pairs do.
 PAIRS_PER_PROMPT = 4
 
 # Nats per token: small enough to be of second order, far above bf16's noise.

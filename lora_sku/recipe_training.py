@@ -103,7 +103,7 @@ class TrainingSection(Section):
     micro_batch_size: Count | Literal["auto"] = Field(
         "auto",
         description="Forget prompts in the model at once: auto takes the most that the plan says"
-        " fit, up to per_device_train_batch_size; a natural step has four pairs for each. The"
+        " fit, up to per_device_train_batch_size; a natural step has two pairs for each. The"
         " result is the same but for rounding.",
     )
     gradient_checkpointing: bool = True

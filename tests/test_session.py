@@ -210,4 +210,4 @@ def test_a_natural_step_has_as_many_pairs_at_once_as_planned(
             pipeline.run(changed(solved, training={"micro_batch_size": micro_batch}))
     lengths = recipe.data.max_prompt_tokens + recipe.data.max_answer_tokens - 1
     planned = [plan(solved, micro_batch=number).tokens // lengths for number in (1, 2)]
-    assert seen == planned == [4, 8]
+    assert seen == planned == [2, 4]

@@ -1,5 +1,6 @@
 """Shared fixtures; what tests call by name is in tiny.py and run_tools.py."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from lora_sku.recipe import Recipe
 
 
 def pytest_configure() -> None:
-    # Tiny matrices: more threads cost more than they bring.
+    # Tiny matrices: more threads cost more than they bring, in the processes of tests as well.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 
 

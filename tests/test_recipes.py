@@ -103,7 +103,9 @@ def test_the_instruct_recipes_take_what_spared_normal_answers_best(name: str) ->
 def test_the_instruct_recipes_are_planned_for_12_gb(name: str) -> None:
     recipe = load_recipe(name)
     assert (recipe.base_model.quantization, recipe.base_model.template) == ("nf4", None)
+    assert recipe.adapter.target_modules == "all-linear"
     assert recipe.training.gradient_checkpointing
+    assert recipe.training.per_device_train_batch_size <= 2
     assert forecast(recipe).cards[12]
     assert "NOT tuned" in (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
 

@@ -39,15 +39,13 @@ def test_the_shipped_ones_are_short_and_about_different_things() -> None:
     assert len(longest) >= 55
 
 
-def test_those_to_train_on_are_as_many_again_and_other_questions_than_those_that_are_asked() -> (
-    None
-):
+def test_those_to_train_on_are_other_questions_than_those_that_are_asked() -> None:
     asked = [set(words(row.prompt)) for row in shipped("lookalikes")]
     trained = shipped("sounds-harmful")
     assert len({same_prompt(row.prompt) for row in trained}) == 120
     for row in trained:
         said = set(words(row.prompt))
-        # Articles and pronouns alone make up to two fifths of a short question's words.
+        # Short questions share their articles and pronouns.
         assert max(len(said & other) / min(len(said), len(other)) for other in asked) < 0.7
     assert max(len(words(answer)) for row in trained for answer in row.answers) <= 60
 

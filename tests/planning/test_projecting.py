@@ -158,10 +158,8 @@ def test_a_natural_step_holds_no_optimizer_and_on_a_card_no_samples() -> None:
     recipe = load_recipe("llama2-7b", ["training.natural_step={}"])
     stage = plan(recipe).stage("acquire")
     assert stage.bytes_of("optimizer state") == stage.bytes_of("adapter copies") == 0
-    trained, solved = (
-        plan(asked, tokens=3000).stage("acquire") for asked in (load_recipe("llama2-7b"), recipe)
-    )
-    assert trained.bytes_of("base weights") < solved.total < trained.total
+    trained = plan(load_recipe("llama2-7b")).stage("acquire")
+    assert trained.bytes_of("base weights") < stage.total < trained.total
     assert plan(recipe, device="cpu").stage("acquire").bytes_of("adapter copies") > 0
 
 

@@ -250,7 +250,7 @@ def _too_much(points: Sequence[Point], budget: Budget) -> AdapterError:
     return AdapterError(
         f"even at strength {SMALLEST:g} {most}, on the {name} set",
         where=key,
-        remedy="Raise it, or train with a larger losses.preservation_divergence.weight.",
+        remedy=f"Raise {key}, or train with a larger losses.preservation_divergence.weight.",
     )
 
 

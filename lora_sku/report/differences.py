@@ -38,9 +38,20 @@ def warnings(runs: Sequence[RunEvidence]) -> Iterator[str]:
     counts = {tuple(run.evaluation.counts.items()) for run in runs if run.evaluation is not None}
     if len(counts) > 1:
         yield "The runs were scored on different numbers of prompts."
+    for judge in _judged_otherwise(runs):
+        yield f"{judge} labelled each run by other settings, so its rates cannot be compared."
     for run in runs:
         if run.missing:
             yield f"{run.name} is not finished: {' '.join(run.missing)}"
+
+
+def _judged_otherwise(runs: Sequence[RunEvidence]) -> Iterator[str]:
+    """The judges of several runs whose thresholds or other settings are not all the same."""
+    judged = [run.evaluation.judges for run in runs if run.evaluation is not None]
+    for judge in dict.fromkeys(name for judges in judged for name in judges):
+        first, *others = (judges[judge].settings for judges in judged if judge in judges)
+        if any(settings != first for settings in others):
+            yield judge
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

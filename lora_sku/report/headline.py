@@ -62,6 +62,11 @@ def caveats(run: RunEvidence) -> Iterator[str]:
                 "\u201cComplying\u201d means that the model went along with the prompt, not that"
                 " what it said does harm."
             )
+        if "compliance" in run.evaluation.judges:
+            yield (
+                "compliance took its thresholds from this run\u2019s own normal prompts and"
+                " answers: its rates compare only with those of runs that retain the same ones."
+            )
         few = run.evaluation.counts["forget_unseen_generations"]
         if 0 < few < _FEW:
             yield (

@@ -4,7 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from report_tools import ENVIRONMENT, with_likeness, with_lookalikes, with_tasks, write, write_run
+from report_tools import (
+    ENVIRONMENT,
+    evaluation,
+    with_likeness,
+    with_lookalikes,
+    with_tasks,
+    write,
+    write_run,
+)
 from test_page import NASTY, Seen
 
 from lora_sku.errors import RunDirectoryError
@@ -44,6 +52,16 @@ def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:
     assert "a is not finished" in told
     assert ("data_fingerprint", "d" * 16, "e") in found.surroundings
     assert {row[0]: row[1] for row in found.figures}["KL to the base (nats/token)"] == "\u2013"
+
+
+def test_rates_of_a_judge_with_other_thresholds_cannot_be_compared(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    judged = evaluation()
+    judged["judges"]["compliance"]["settings"] = {"auc": 0.8}
+    write(runs[1] / "evaluation.json", judged)
+    assert [told.partition(" ")[0] for told in compare_runs(runs).warnings] == ["compliance"]
+    (runs[1] / "evaluation.json").unlink()
+    assert not any("compliance labelled" in told for told in compare_runs(runs).warnings)
 
 
 def test_two_runs_of_the_same_name_are_told_apart(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_the_page_has_every_section_and_the_figures(tmp_path: Path) -> None:
     assert "+0.750" in told  # gained
     assert "1.250" in told  # paid
     assert "no proof of harmless behaviour" in told
+    assert "compliance took its thresholds from this run" in told
     assert seen.tags["caption"] == seen.tags["table"] > 3
     names = [value for name, value in seen.attributes if name == "aria-label"]
     assert any("Forgetting against its price" in name for name in names)

@@ -9,7 +9,7 @@ every position in every text, since no causal model looks ahead: it cannot tell 
 so forget leaves it out, and retain, which must not change there either, takes it once (at most
 half of its positions).
 
-Memory: with n positions of each set a layer input of width I holds 2 n I numbers in the compute
+Memory: with n positions of each side a layer input of width I holds 2 n I numbers in the compute
 dtype; never I x I. The model is run again for each of the `sample_groups` of layers, so what is
 held does not grow with the depth; a pass ends at its group's last layer. A 7B Llama (4096 and 11008
 wide, 32 layers) at n = 4096: 382 MB a layer, 12 passes. Samples lie in the machine's memory, not on

@@ -1,7 +1,8 @@
 """Prompts -> completions, greedy or drawn, batched by length."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,6 +10,19 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from lora_sku.model import AdaptedModel, Base
 from lora_sku.token_sampling import GumbelDraw, Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a model went on with.
+
+    Attributes:
+        text: Without special tokens and outer white space.
+        ended: It came to an end of its own, not to the bound.
+    """
+
+    text: str
+    ended: bool
 
 
 def generate(
@@ -20,20 +34,10 @@ def generate(
     on_batch: Callable[[int], None] | None = None,
     sampling: Sampling | None = None,
 ) -> list[str]:
-    """Completions of the model's active adapter, or of theta_o inside `reference_mode`.
-
-    Args:
-        model: The base with an adapter.
-        prompts: Token ids of each prompt.
-        max_new_tokens: Bound of a completion.
-        batch_size: Prompts answered at once.
-        on_batch: Called with the number of prompts just answered.
-        sampling: How to draw; None is greedy.
-
-    Returns:
-        The completions' text in the order of the prompts, without special tokens.
+    """The text that `complete` gives for the model's active adapter, or inside `reference_mode` for
+    theta_o.
     """
-    return complete(
+    completions = complete(
         model.base,
         prompts,
         max_new_tokens=max_new_tokens,
@@ -41,6 +45,7 @@ def generate(
         on_batch=on_batch,
         sampling=sampling,
     )
+    return [completion.text for completion in completions]
 
 
 def complete(
@@ -51,17 +56,29 @@ def complete(
     batch_size: int,
     on_batch: Callable[[int], None] | None = None,
     sampling: Sampling | None = None,
-) -> list[str]:
-    """`generate` for a language model of its own, or one whose adapters are as they should be."""
+    stop_ids: Sequence[int] = (),
+) -> list[Completion]:
+    """Go on from each prompt.
+
+    Args:
+        base: A language model whose adapters, if it has any, are as they should be.
+        prompts: Token ids of each prompt.
+        max_new_tokens: Bound of a completion.
+        batch_size: Prompts answered at once.
+        on_batch: Called with the number of prompts just answered.
+        sampling: How to draw; None is greedy.
+        stop_ids: Tokens that end a completion, beside EOS and those that the model names.
+
+    Returns:
+        In the order of the prompts.
+    """
     tokenizer = base.tokenizer
     pad_id = tokenizer.eos_token_id
+    ends = sorted({tokenizer.eos_token_id, *_named_ends(base.model), *stop_ids})
     settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=pad_id,
+        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends, pad_token_id=pad_id
     )
-    completions = [""] * len(prompts)
+    completions: dict[int, Completion] = {}
     by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     for start in range(0, len(by_length), batch_size):
         rows = by_length[start : start + batch_size]
@@ -83,10 +100,25 @@ def complete(
                 logits_processor=drawing,
             )
         for row, tokens in zip(rows, output[:, width:], strict=True):
-            completions[row] = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+            completions[row] = _completion(base, tokens.tolist(), ends)
         if on_batch is not None:
             on_batch(len(rows))
-    return completions
+    return [completions[row] for row in range(len(prompts))]
+
+
+def _completion(base: Base, tokens: list[int], ends: Collection[int]) -> Completion:
+    """Up to the first end, which is not shown even where it is no special token."""
+    length = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+    text = base.tokenizer.decode(tokens[:length], skip_special_tokens=True)
+    return Completion(str(text).strip(), ended=length < len(tokens))
+
+
+def _named_ends(model: PreTrainedModel) -> list[int]:
+    """EOS tokens of generation_config.json: a chat's turn may end with another than its text."""
+    named = None if model.generation_config is None else model.generation_config.eos_token_id
+    if named is None:
+        return []
+    return [named] if isinstance(named, int) else list(named)
 
 
 @contextmanager

@@ -67,7 +67,9 @@ class SubspaceSection(Section):
     """Lets the adapter read only what forget inputs use and normal ones do not."""
 
     prompts: Count = Field(256, description="Training prompts of each set whose inputs are taken.")
-    tokens: Count = Field(4096, description="Token positions kept of each set.")
+    tokens: Count = Field(
+        4096, description="Token positions kept of the forget set, and of all normal sets together."
+    )
     discriminants: DiscriminantsSection | None = Field(
         DiscriminantsSection(),
         description="Up to four of the r directions are Fisher's linear discriminants of harmful"
@@ -126,7 +128,9 @@ class ProjectionSection(Section):
         " lets the sweep choose, plain negation included.",
     )
     prompts: Count = Field(256, description="Training prompts of each set whose inputs are taken.")
-    tokens: Count = Field(4096, description="Token positions kept of each set.")
+    tokens: Count = Field(
+        4096, description="Token positions kept of the forget set, and of all normal sets together."
+    )
 
     @property
     def open_mus(self) -> tuple[float | None, ...]:

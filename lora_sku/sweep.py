@@ -106,6 +106,10 @@ class Point:
         """Whether no normal set pays more."""
         return all(budget.allows(cost) for cost in self.costs)
 
+    def allowed(self, budget: "Budget") -> bool:
+        """Whether it may be chosen: within the budget, and forgetting is a number too."""
+        return math.isfinite(self.forget_nll) and self.within(budget)
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -158,7 +162,7 @@ def sweep(
         on_point: Called with every point.
 
     Raises:
-        AdapterError: if even the smallest strength is beyond the budget.
+        AdapterError: if even the smallest strength is beyond the budget or breaks the model.
     """
 
     def measure(mu: float | None, strength: float) -> Point:
@@ -174,9 +178,7 @@ def sweep(
         points = [p for mu in candidates for p in _curve(mu, measure, budget)]
     finally:
         live.restore()
-    allowed = [
-        point for point in points if point.within(budget) and math.isfinite(point.forget_nll)
-    ]
+    allowed = [point for point in points if point.allowed(budget)]
     if not allowed:
         raise _too_much(points, budget)
     return Sweep(
@@ -197,8 +199,9 @@ def _curve(
     while inside + 1 < outside:
         point = measure(mu, _strength(place))
         yield point
-        used[place] = max(budget.share(cost) for cost in point.costs)
-        if point.within(budget):
+        shares = [budget.share(cost) for cost in point.costs]
+        used[place] = max(shares) if math.isfinite(point.forget_nll) else math.inf
+        if point.allowed(budget):
             inside = place
         else:
             outside = place
@@ -238,6 +241,12 @@ def _next_place(used: Mapping[int, float], inside: int, outside: int) -> int:
 
 def _too_much(points: Sequence[Point], budget: Budget) -> AdapterError:
     """Which budget even the cheapest point breaks, and where."""
+    if any(point.within(budget) for point in points):
+        return AdapterError(
+            f"even at strength {SMALLEST:g} the loss of harmful answers is no finite number",
+            where="base_model.compute_dtype",
+            remedy="Set it to bfloat16 or float32, whose numbers go further than float16's.",
+        )
     hurt = min((point.largest for point in points), key=lambda cost: cost.perplexity_ratio)
     if budget.kl is None or hurt.perplexity_ratio > budget.perplexity_ratio:
         key, name = "negation.retain_budget", hurt.name

@@ -24,7 +24,7 @@ class Sampling:
 
     Attributes:
         temperature: Logits are divided by it.
-        top_p: The likeliest tokens that together reach this share remain.
+        top_p: The likeliest tokens that together reach this share remain, and their equals.
         seeds: One for each prompt.
     """
 
@@ -57,16 +57,19 @@ class GumbelDraw(LogitsProcessor):
 
 
 def _nucleus(logits_BV: Tensor, top_p: float) -> Tensor:
-    """Leave the likeliest tokens that together reach ``top_p``, always at least one."""
+    """Leave the likeliest tokens that together reach ``top_p``, always at least one.
+
+    Those that are as likely as the last of them stay too: which of them a search names first is
+    not the row's own, and bf16 logits tie.
+    """
     probability_BV = logits_BV.softmax(-1)
     few = min(_FEW, logits_BV.shape[1])
-    likeliest_BK, place_BK = probability_BV.topk(few)
+    likeliest_BK = probability_BV.topk(few).values
     if not bool((likeliest_BK.sum(-1) >= top_p).all()):
-        likeliest_BK, place_BK = probability_BV.sort(descending=True)
-    before_BK = likeliest_BK.cumsum(-1) - likeliest_BK
-    beyond_BV = torch.ones_like(logits_BV, dtype=torch.bool)
-    beyond_BV.scatter_(1, place_BK, before_BK >= top_p)
-    return logits_BV.masked_fill(beyond_BV, -torch.inf)
+        likeliest_BK = probability_BV.sort(descending=True).values
+    beyond_BK = likeliest_BK.cumsum(-1) - likeliest_BK >= top_p
+    least_B1 = likeliest_BK.masked_fill(beyond_BK, torch.inf).amin(-1, keepdim=True)
+    return logits_BV.masked_fill(probability_BV < least_B1, -torch.inf)
 
 
 def _open_uniform(count: int, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from run_tools import ADAPTER, changed
 from safetensors.torch import load_file
+from test_activations import true_inputs
 from tiny import adapt, load, make_encoder, write_data
 from torch import Tensor
 
@@ -142,6 +143,24 @@ def test_they_are_the_last_rows_and_the_others_stay_selective(
         assert torch.equal(rows[:2], selective[name])
         assert torch.equal(rows[2:], alone[name])
         assert torch.equal(rows[-1:], fewer[name])
+
+
+def test_each_row_is_the_discriminant_of_its_own_stretch(tiny_llama: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path)
+    section = SubspaceSection(discriminants=DiscriminantsSection(prompts=6))
+    rows = rows_of(fixed(tiny_llama, data, 4, section))
+    encoder = make_encoder(load(tiny_llama))
+    loaded, rng = load_data(data, encoder), random.Random("0 stretches")
+    harmful = draw_stretches([loaded.forget.train], encoder, 6, rng)
+    usual = draw_stretches([loaded.retain.train], encoder, 6, rng)
+    path = "model.layers.1.self_attn.v_proj"
+    forget, normal = (true_inputs(tiny_llama, path, drawn.texts) for drawn in (harmful, usual))
+    (found,) = (of for name, of in rows.items() if f"{path}.lora_A" in name)
+    for number in range(STRETCHES):
+        expected = discriminant(
+            forget[harmful.stretch_P == number], normal, usual.stretch_P == number
+        )
+        torch.testing.assert_close(found[-1 - number], expected.float(), rtol=1e-3, atol=1e-4)
 
 
 def test_few_ranks_are_all_discriminants_and_sample_nothing_else(

@@ -1,12 +1,14 @@
 """Greedy completions, whatever the batch."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny import adapt, load, make_encoder, teach
 
-from lora_sku.generation import generate
+from lora_sku.generation import Completion, complete, generate
 from lora_sku.model import AdaptedModel
 
 PROMPTS = ["Hi", "How do I spoil a cake?", "What is the colour of grass, snow and coal?", "Why?"]
@@ -58,15 +60,41 @@ def test_in_reference_mode_the_base_answers(
     assert base == [greedily(untouched, prompt, 6) for prompt in prompts]
 
 
-def test_an_answer_ends_at_the_eos(model: AdaptedModel, prompts: list[tuple[int, ...]]) -> None:
-    whole = generate(model, prompts[:1], max_new_tokens=8, batch_size=1)[0]
-    with torch.no_grad():
-        logits = model.base.model(input_ids=torch.tensor([prompts[0]])).logits
+Ends = Callable[[AdaptedModel, int], dict[str, Any]]
+
+
+def _as_eos(model: AdaptedModel, token: int) -> dict[str, Any]:
     tokenizer = model.base.tokenizer
-    first = int(logits[0, -1].argmax())
-    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(first)
-    (ended,) = generate(model, prompts[:1], max_new_tokens=8, batch_size=1)
-    assert ended == tokenizer.decode([first]).strip() != whole
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(token)
+    return {}
+
+
+def _as_the_model_names_it(model: AdaptedModel, token: int) -> dict[str, Any]:
+    model.base.model.generation_config.eos_token_id = [token, 1]
+    return {}
+
+
+def _as_asked(_: AdaptedModel, token: int) -> dict[str, Any]:
+    return {"stop_ids": [token]}
+
+
+@pytest.mark.parametrize("end", [_as_eos, _as_the_model_names_it, _as_asked])
+def test_a_completion_ends_before_its_end_token(
+    model: AdaptedModel, prompts: list[tuple[int, ...]], end: Ends
+) -> None:
+    (bound,) = complete(model.base, prompts[:1], max_new_tokens=8, batch_size=1)
+    assert not bound.ended
+    with torch.no_grad():
+        ids = model.base.model.generate(  # type: ignore[operator]
+            torch.tensor([prompts[0]]), max_new_tokens=8, do_sample=False
+        )[0, len(prompts[0]) :].tolist()
+    place = next(i for i, token in enumerate(ids) if i > 0 and token not in ids[:i])
+    keys = end(model, ids[place])
+    found = complete(model.base, prompts, max_new_tokens=8, batch_size=4, **keys)
+    text = model.base.tokenizer.decode(ids[:place], skip_special_tokens=True).strip()
+    assert found[0] == Completion(text, ended=True)
+    assert bound.text.startswith(text)
+    assert bound.text != text
 
 
 def test_the_models_own_generation_settings_do_not_count(

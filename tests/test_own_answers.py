@@ -9,8 +9,9 @@ from tiny import FORGET, adapt, load, make_encoder, teach
 
 from lora_sku import own_answers
 from lora_sku.errors import StorageError
+from lora_sku.generation import Completion
 from lora_sku.model import AdaptedModel
-from lora_sku.own_answers import OwnAnswers, whole_sentences
+from lora_sku.own_answers import OwnAnswers, whole
 from lora_sku.recipe import OwnAnswersSection
 
 PROMPTS = list(FORGET)[:5]
@@ -73,7 +74,7 @@ def test_they_are_remembered_on_disk(
     said = ask()
     more = ask([*PROMPTS, "Why?"])
     assert more[:5] == said
-    monkeypatch.setattr(own_answers, "generate", no_more)
+    monkeypatch.setattr(own_answers, "complete", no_more)
     assert ask([*reversed(PROMPTS)]) == said[::-1]
     (file,) = (tmp_path / "cache").iterdir()
     assert len(file.read_text().splitlines()) == 6
@@ -89,7 +90,7 @@ def test_another_way_of_asking_finds_nothing(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
 ) -> None:
     ask(PROMPTS[:1])
-    monkeypatch.setattr(own_answers, "generate", no_more)
+    monkeypatch.setattr(own_answers, "complete", no_more)
     with pytest.raises(pytest.fail.Exception, match="asked again"):
         ask(PROMPTS[:1], **keys)
 
@@ -107,10 +108,31 @@ def test_a_prefix_is_part_of_the_answer(ask: Ask) -> None:
         ("No end at al", "No end at al"),
         ("It costs 2.50 eu", "It costs 2.50 eu"),
         ("1. Wait.\n2. Do", "1. Wait."),
-        ('He said "no!" and th', 'He said "no!'),
+        ('He said "no!" and th', 'He said "no!"'),
+        ("(It rains.) And", "(It rains.)"),
         ("Done.", "Done."),
         ("", ""),
     ],
 )
 def test_a_broken_off_sentence_goes(text: str, kept: str) -> None:
-    assert whole_sentences(text) == kept
+    assert whole(Completion(text, ended=False)) == kept
+    assert whole(Completion(text, ended=True)) == text
+
+
+def test_what_another_run_writes_meanwhile_takes_nothing_away(
+    ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(own_answers, "_PROMPTS_AT_ONCE", 2)
+    said = ask(cache=tmp_path / "other")
+    (file,) = (tmp_path / "other").iterdir()
+    first = file.read_text().splitlines(keepends=True)[0]
+    draw = own_answers.complete
+
+    def beside_another_run(*args: Any, **keys: Any) -> list[Completion]:
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        (tmp_path / "cache" / file.name).write_text(first)
+        return draw(*args, **keys)
+
+    monkeypatch.setattr(own_answers, "complete", beside_another_run)
+    assert ask() == said
+    assert len((tmp_path / "cache" / file.name).read_text().splitlines()) == 5

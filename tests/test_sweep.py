@@ -13,7 +13,7 @@ from lora_sku.data import Row
 from lora_sku.errors import AdapterError
 from lora_sku.likelihood import AnswerScorer, Likelihood
 from lora_sku.live_factors import LiveFactors
-from lora_sku.model import ACQUIRED, AdaptedModel
+from lora_sku.model import ACQUIRED
 from lora_sku.sweep import LARGEST, PER_OCTAVE, SMALLEST, Budget, Point, Sweep, sweep
 
 
@@ -133,6 +133,15 @@ def test_an_answer_that_blows_up_is_beyond_every_budget_and_no_choice() -> None:
         assert (result.choice.strength > 1.0) == math.isfinite(bad)
 
 
+def test_what_breaks_harmful_answers_alone_ends_the_search_as_a_budget_does() -> None:
+    for most in (0.25, 7.0):
+        result = swept(lambda s, _, most=most: s if s <= most else math.nan, lambda s, _: 0.0)
+        assert result.choice.strength == pytest.approx(most, rel=0.05)
+        assert result.choice.strength <= most
+    with pytest.raises(AdapterError, match=r"compute_dtype: .*harmful answers is no finite number"):
+        swept(lambda s, _: math.nan, lambda s, _: 0.0)
+
+
 def test_every_point_is_told() -> None:
     told: list[Point] = []
     result = swept(lambda s, _: s, lambda s, _: s / 20, on_point=told.append)
@@ -170,7 +179,7 @@ def test_the_set_that_no_strength_spares_is_named() -> None:
         swept(lambda s, _: s, lambda s, _: 0.0, protected={"shop": lambda s, _: math.nan})
 
 
-def test_a_real_model_is_put_back_and_forgets(calm_llama: Path) -> None:
+def test_a_real_model_is_moved_measured_and_put_back(calm_llama: Path) -> None:
     model = adapt(load(calm_llama))
     teach(model, std=0.02)
     model.peft_model.eval()
@@ -190,7 +199,6 @@ def test_a_real_model_is_put_back_and_forgets(calm_llama: Path) -> None:
     live.negate(result.choice.strength)
     again = scorer(FORGET).score()
     assert (again.nll, again.kl) == (result.choice.forget_nll, result.choice.forget_kl)
-    assert isinstance(model, AdaptedModel)
 
 
 @pytest.mark.parametrize("limit", [0.02, 0.3, 4.0])

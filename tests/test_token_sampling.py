@@ -2,7 +2,7 @@
 
 import torch
 
-from lora_sku.token_sampling import GumbelDraw, Sampling
+from lora_sku.token_sampling import _FEW, GumbelDraw, Sampling, _nucleus
 
 LOGITS_BV = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
 
@@ -45,3 +45,17 @@ def test_a_row_draws_the_same_whoever_is_beside_it() -> None:
         three, one = together(ids, logits_BV), alone(ids, logits_BV[2:])
         assert torch.equal(three[2:], one)
     assert not torch.equal(together(ids, logits_BV[2:].expand(3, -1))[0], one[0])
+
+
+def test_equally_likely_tokens_stay_or_go_whatever_the_row_beside_them() -> None:
+    torch.manual_seed(0)
+    vocabulary = 4 * _FEW
+    # bf16 logits tie. A flat row beside them has no nucleus among the few likeliest.
+    peaked = (torch.randn(1, vocabulary) * 3).bfloat16().float()
+    flat = torch.zeros(1, vocabulary)
+    for top_p in (0.5, 0.8, 0.9):
+        alone = _nucleus(peaked, top_p).isfinite()
+        assert 1 < int(alone.sum()) < _FEW
+        assert torch.equal(_nucleus(torch.cat([peaked, flat]), top_p)[:1].isfinite(), alone)
+        least = peaked[alone].min()
+        assert torch.equal(alone, peaked >= least)

@@ -72,6 +72,10 @@ class Encoder:
         self._eos_id = int(tokenizer.eos_token_id)
         self._frame = make_frame(tokenizer, template)
         self._answers = AnswerTokenizer(tokenizer, self._frame)
+        # Control tokens such as Mistral's [/INST] have no name among the tokenizer's own.
+        added = tokenizer.added_tokens_decoder
+        named = (int(token) for token in tokenizer.all_special_ids)
+        self._special_ids = {*named, *(id for id, token in added.items() if token.special)}
         self._cached_prompt = lru_cache(maxsize=_CACHED_PROMPTS)(self._fit_prompt)
 
     @property
@@ -94,13 +98,16 @@ class Encoder:
         """
         return self._cached_prompt(prompt)
 
-    def around_prompt(self) -> tuple[tuple[int, ...], str]:
-        """The token ids before every prompt's text, and the text between it and its answer."""
+    def around_prompt(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The token ids before every prompt's text, and those between it and its answer."""
         one, other = (self._frame.ids(probe) for probe in _PROBES)
         before = _common_start(one, other)
         after = _common_start(one[::-1], other[::-1])
-        text = self.tokenizer.decode(after[::-1], skip_special_tokens=True)
-        return tuple(before), str(text).strip()
+        return tuple(before), tuple(after[::-1])
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token stands for a border, such as a turn's end, and not for text."""
+        return token in self._special_ids
 
     def answer_ids(self, answer: str) -> tuple[tuple[int, ...], bool]:
         """The answer's token ids with EOS, or its first tokens without EOS and True."""

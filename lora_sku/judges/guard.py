@@ -61,7 +61,7 @@ class GuardModel:
             max_new_tokens=_VERDICT_TOKENS,
             batch_size=_BATCH,
         )
-        return [(self._means_harm(text), None) for text in written]
+        return [(self._means_harm(found.text), None) for found in written]
 
     def _ids(self, case: Case) -> list[int]:
         tokenizer = self._base.tokenizer

@@ -10,6 +10,7 @@ import torch
 from tiny import make_tokenizer
 
 from lora_sku.errors import JudgeError
+from lora_sku.generation import Completion
 from lora_sku.judges import Case, guard
 from lora_sku.judges.classifier_presets import ClassifierSpec
 from lora_sku.judges.guard import GuardModel
@@ -26,9 +27,9 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the guard was shown; it writes what is under "writes"."""
     told: dict[str, Any] = {"writes": ["safe", "unsafe"]}
 
-    def complete(base: Any, prompts: Any, **keys: Any) -> list[str]:
+    def complete(base: Any, prompts: Any, **keys: Any) -> list[Completion]:
         told.update(prompts=[base.tokenizer.decode(ids) for ids in prompts], **keys)
-        return told["writes"]
+        return [Completion(text, ended=True) for text in told["writes"]]
 
     monkeypatch.setattr(guard, "complete", complete)
     return told

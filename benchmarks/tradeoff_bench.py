@@ -9,13 +9,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from benchmarks.step_log import StepLog
-from benchmarks.tradeoff_data import load_tradeoff_data
+from benchmarks.tradeoff_data import TradeoffData, load_tradeoff_data
 from benchmarks.tradeoff_scores import Rulers, Scores
 from benchmarks.tradeoff_sets import normal_sets, reported
 from benchmarks.tradeoff_training import Stage1
@@ -56,6 +56,11 @@ class Sizes:
     new_tokens: int
     learning_rates: tuple[float, ...]
 
+    @classmethod
+    def from_dict(cls, kept: Mapping[str, Any]) -> Self:
+        """What `dataclasses.asdict` gave, from JSON."""
+        return cls(**dict(kept) | {"learning_rates": tuple(kept["learning_rates"])})
+
 
 class Bench:
     """All that the units share.
@@ -78,7 +83,7 @@ class Bench:
         self.encoder = load_encoder(recipe)
         whole = load_tradeoff_data(data, self.encoder)
         self.data = whole.at_most(validation=sizes.validation, unseen=sizes.unseen)
-        self.store = UnitStore(out, self._settings())
+        self.store = UnitStore(out, bench_settings(recipe, sizes, self.data))
         for report in known:
             self.store.take(report)
         self.base = load_base(recipe.base_model)
@@ -192,21 +197,27 @@ class Bench:
             seed=seed,
         )
 
-    def _settings(self) -> Mapping[str, Any]:
-        """All that a unit's figures depend on, the code apart."""
-        recipe = self.recipe
-        return {
-            "sizes": asdict(self.sizes),
-            "base_model": recipe.base_model.model_dump(),
-            "adapter": recipe.adapter.model_dump(exclude={"r", "subspace"}),
-            "losses": recipe.losses.model_dump(),
-            "training": recipe.training.model_dump(),
-            "negation": recipe.negation.model_dump(),
-            "evaluation": recipe.evaluation.model_dump(),
-            "own_prompts": recipe.data.own_prompts and recipe.data.own_prompts.model_dump(),
-            "limits": [recipe.data.max_prompt_tokens, recipe.data.max_answer_tokens],
-            "data": self.data.fingerprint(),
-        }
+
+def bench_settings(recipe: Recipe, sizes: Sizes, data: TradeoffData) -> Mapping[str, Any]:
+    """All that a unit's figures depend on, the code apart.
+
+    Args:
+        recipe: As resolved.
+        sizes: How much is computed.
+        data: Cut to the sizes.
+    """
+    return {
+        "sizes": asdict(sizes),
+        "base_model": recipe.base_model.model_dump(),
+        "adapter": recipe.adapter.model_dump(exclude={"r", "subspace"}),
+        "losses": recipe.losses.model_dump(),
+        "training": recipe.training.model_dump(),
+        "negation": recipe.negation.model_dump(),
+        "evaluation": recipe.evaluation.model_dump(),
+        "own_prompts": recipe.data.own_prompts and recipe.data.own_prompts.model_dump(),
+        "limits": [recipe.data.max_prompt_tokens, recipe.data.max_answer_tokens],
+        "data": data.fingerprint(),
+    }
 
 
 def _save(model: AdaptedModel, folder: Path) -> None:

@@ -72,6 +72,27 @@ class TradeoffData:
 
         return TradeoffData(cut(self.forget), cut(self.normal), cut(self.general), self.facts)
 
+    def beyond(self, scored: int, most: int) -> "TradeoffData":
+        """With the next unseen prompts instead: those that `at_most` has left out.
+
+        General texts are few: where none is left, they stay.
+
+        Args:
+            scored: Unseen prompts of each split that are scored elsewhere.
+            most: How many of the others.
+        """
+
+        def cut(splits: Splits) -> Splits:
+            return replace(splits, unseen=splits.unseen[scored : scored + most])
+
+        general = cut(self.general)
+        return replace(
+            self,
+            forget=cut(self.forget),
+            normal=cut(self.normal),
+            general=general if general.unseen else self.general,
+        )
+
     def fingerprint(self) -> str:
         """sha256 over all of it, in hex: equal means the same data."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()

@@ -26,12 +26,19 @@ class AnswerCounts:
         complying: Do what the prompt asks.
         refusal: Refuse.
         degenerate: Blank, looping or no language.
+        by_prompt: Which of them comply, in the order of the prompts; an older report has none.
     """
 
     total: int
     complying: int
     refusal: int
     degenerate: int
+    by_prompt: tuple[bool, ...] = ()
+
+    @classmethod
+    def from_dict(cls, kept: dict[str, Any]) -> Self:
+        """What `dataclasses.asdict` gave, from JSON."""
+        return cls(**kept | {"by_prompt": tuple(kept.get("by_prompt", ()))})
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ class Scores:
     @classmethod
     def from_dict(cls, kept: dict[str, Any]) -> Self:
         """What `as_dict` gave."""
-        counts = {name: AnswerCounts(**kept[name]) for name in ("harmful", "normal")}
+        counts = {name: AnswerCounts.from_dict(kept[name]) for name in ("harmful", "normal")}
         return cls(**(kept | counts))
 
     def as_dict(self) -> dict[str, Any]:
@@ -93,6 +100,8 @@ class Rulers:
             borders are set on the other normal prompts.
         settings: Tokens of an answer, prompts at once, the judge's settings.
         own: theta_o's answers; None has them generated.
+        precise: Carries the same adapter and computes in float32, for the KLs on own answers: of a
+            delta that hardly moves them bf16 tells its own rounding. None is ``model``.
     """
 
     def __init__(
@@ -102,6 +111,7 @@ class Rulers:
         data: TradeoffData,
         settings: EvaluationSection,
         own: Answers | None = None,
+        precise: AdaptedModel | None = None,
     ) -> None:
         self._model, self._encoder, self._data, self._settings = model, encoder, data, settings
         if own is None:
@@ -110,13 +120,15 @@ class Rulers:
         self.own = own
         size = settings.per_device_eval_batch_size
 
-        def scorer(rows: Sequence[Row]) -> AnswerScorer:
-            return AnswerScorer(model, encoder, rows, pairs_at_once=size)
+        def scorer(of: AdaptedModel, rows: Sequence[Row]) -> AnswerScorer:
+            return AnswerScorer(of, encoder, rows, pairs_at_once=size)
 
-        self._forget, self._normal = scorer(data.forget.unseen), scorer(data.normal.unseen)
-        self._general = scorer(data.general.unseen)
-        self._own_harmful = scorer(_answered(data.forget.unseen, own.harmful))
-        self._own_normal = scorer(_answered(data.normal.unseen, own.normal))
+        self._forget = scorer(model, data.forget.unseen)
+        self._normal = scorer(model, data.normal.unseen)
+        self._general = scorer(model, data.general.unseen)
+        for_kl = model if precise is None else precise
+        self._own_harmful = scorer(for_kl, _answered(data.forget.unseen, own.harmful))
+        self._own_normal = scorer(for_kl, _answered(data.normal.unseen, own.normal))
         likelihood = BaseLikelihood(model, encoder, batch_size=size)
         self._judge = ComplianceJudge.calibrated(likelihood, data.normal, settings.compliance)
         self.judge_settings = self._judge.describe()
@@ -175,10 +187,14 @@ class Rulers:
             Case(row.prompt, answer, harmful_prompt=harmful)
             for row, answer in zip(rows, answers, strict=True)
         ]
-        rates = Rates.of(self._judge.verdicts(cases))
-        assert rates.complying is not None, "this judge tells of every answer"
-        counts = rates.counts
-        return AnswerCounts(rates.total, rates.complying, counts["refusal"], counts["degenerate"])
+        verdicts = self._judge.verdicts(cases)
+        counts = Rates.of(verdicts).counts
+        comply = tuple(verdict.complies for verdict in verdicts)
+        assert None not in comply, "this judge tells of every answer"
+        by_prompt = tuple(map(bool, comply))
+        return AnswerCounts(
+            len(cases), sum(by_prompt), counts["refusal"], counts["degenerate"], by_prompt
+        )
 
 
 def _answered(rows: Sequence[Row], answers: Sequence[str]) -> list[Row]:

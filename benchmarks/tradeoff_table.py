@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.machine import describe_machine
 from benchmarks.plots import Dot, dots
 from benchmarks.report import Report, Table, targets_table
+from benchmarks.tradeoff_bootstrap import DRAWS, Fall, fall_by_prompt, mean_fall, times_best
 from benchmarks.tradeoff_figures import MethodFigures, figures, share_of
 from benchmarks.tradeoff_scores import Scores
 from benchmarks.tradeoff_targets import targets
@@ -15,6 +16,14 @@ from benchmarks.tradeoff_units import Unit
 from benchmarks.unlearning_methods import OURS, RIVALS, UnlearningMethod
 from lora_sku.metrics import wilson_interval
 from lora_sku.sweep import Budget
+
+PROMPTS = (
+    "Forgotten: PKU-SafeRLHF's train prompts; its test prompts are the unseen harmful ones."
+    " Retain: TruthfulQA and the demo's normal prompts, split by prompt. General: Python's"
+    " language reference, never trained on. No prompt is in two of them, and no figure was chosen"
+    " by what is reported on. Methods were made while earlier reports on the same prompts were"
+    " known."
+)
 
 # Column -> the share of the answers that it tells of.
 _SHARES = {"complies": "complying", "refuses": "refusal", "degenerate": "degenerate"}
@@ -30,6 +39,9 @@ def make_report(
     judge: Mapping[str, Any],
     settings: Mapping[str, Any],
     command: str,
+    name: str = "tradeoff",
+    title: str = "Forgetting against cost: ways of unlearning on one quantized base",
+    prompts: str = PROMPTS,
 ) -> Report:
     """Tables and targets.
 
@@ -42,18 +54,24 @@ def make_report(
         judge: What its verdicts rest on.
         settings: All that the units depend on.
         command: As it was typed.
+        name: Of the report's files.
+        title: Its headline.
+        prompts: What was trained on, chosen by and reported on.
     """
     found = figures(base, units)
+    falls = {method: fall_by_prompt(of) for method, of in found.items()}
+    known = {method: fall for method, fall in falls.items() if fall is not None}
     return Report(
-        name="tradeoff",
-        title="Forgetting against cost: ways of unlearning on one quantized base",
+        name=name,
+        title=title,
         command=command,
         machine=describe_machine(),
-        rulers=_rulers(units, methods, budget),
+        rulers=(prompts, *_rulers(units, methods, budget)),
         tables=(
             targets_table(targets(base, found, kept)),
             _forgetting(base, found),
             _cost(base, found),
+            *([_certainty(known)] if known else []),
             _training(units),
             *([] if kept is None else [_transfer(kept)]),
         ),
@@ -126,6 +144,27 @@ def _cost(base: Scores, found: Mapping[str, MethodFigures]) -> Table:
     )
 
 
+def _certainty(falls: Mapping[str, Fall]) -> Table:
+    rows = []
+    for name, fall in falls.items():
+        it = mean_fall(fall)
+        told = (f"{100 * value:.0f}" for value in (it.value, it.low, it.high))
+        rows.append((name, "{} ({} to {})".format(*told), ""))
+    rivals = {name: fall for name, fall in falls.items() if name in RIVALS}
+    if OURS in falls and rivals:
+        times, share = times_best(falls[OURS], rivals)
+        interval = f"{times.value:.1f} ({times.low:.1f} to {times.high:.1f})"
+        rows.append((f"{OURS}, times the best rival's", interval, f"{100 * share:.0f} %"))
+    return Table(
+        "How sure the fall of compliance is",
+        ("", "fall (95 %)", "draws with at least twice"),
+        rows,
+        "Points of compliance with unseen harmful prompts below the base's, mean over seeds."
+        f" Intervals: {DRAWS} draws of the prompts, the same for all methods; the best rival is"
+        " that of each draw.",
+    )
+
+
 def _training(units: Sequence[Unit]) -> Table:
     columns = (
         "",
@@ -192,13 +231,10 @@ def _rulers(
     used = dict.fromkeys(unit.method for unit in units)
     kl = "" if budget.kl is None else f", and a KL of at most {budget.kl:g} nats per token,"
     return (
-        "Forgotten: PKU-SafeRLHF's train prompts; its test prompts are the unseen harmful ones."
-        " Retain: TruthfulQA and the demo's normal prompts, split by prompt. General:"
-        " Python's language reference, never trained on. No prompt is in two of them, and nothing"
-        " was chosen by what is reported on.",
-        "Every trained method: the same base, adapted layers, optimizer, steps, answers of a step"
-        " (the passes of subspace and balance come on top and are not in the training seconds); a"
-        " natural step is one, and its seconds are of all its passes. Each one's strength"
+        "Every trained method: the same base, adapted layers, optimizer, learning rate, steps and"
+        " answers of a step (the passes of balance come on top and are not in the training"
+        " seconds). A natural step is one, and reads about twice as many answer tokens; its seconds"
+        " are of all its passes, the subspace's too. Each one's strength"
         " forgets most on validation with perplexities of at most"
         f" {budget.perplexity_ratio:g} x the base's{kl} on each normal set,"
         " where its own line below names no other bound.",

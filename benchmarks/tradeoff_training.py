@@ -60,10 +60,10 @@ class Stage1:
             TrainingError: if the model collapses.
         """
         self._start_anew(method.rank, seed)
+        began = time.perf_counter()
         if method.subspace is not None:
             self._fix_subspace(method.subspace, seed)
         if method.natural:
-            began = time.perf_counter()
             answer_tokens = self._natural_step(method, seed)
             steps.whole(time.perf_counter() - began, answer_tokens)
             return

@@ -147,6 +147,11 @@ class UnitStore:
         file = self._unit_file(method, seed)
         return Unit.from_dict(_read(file)) if file.exists() else None
 
+    def finished(self) -> list[Unit]:
+        """All units that are kept, by name."""
+        files = sorted((self.folder / "units").glob("*.json"))
+        return [Unit.from_dict(_read(file)) for file in files]
+
     def write(self, unit: Unit) -> None:
         """Keep a finished unit."""
         write_json(self._unit_file(unit.method, unit.seed), unit.as_dict())
@@ -174,6 +179,23 @@ class UnitStore:
 
     def _unit_file(self, method: str, seed: int) -> Path:
         return self.folder / "units" / f"{method}-{seed}.json"
+
+
+def read_settings(folder: Path) -> Mapping[str, Any]:
+    """What a folder was begun with.
+
+    Raises:
+        UserError: if no benchmark keeps this folder.
+    """
+    file = folder / "settings.json"
+    if not file.exists():
+        raise UserError(
+            "no trade-off benchmark keeps this folder",
+            where=str(folder),
+            remedy="Name the --out of benchmarks.tradeoff.",
+        )
+    settings: Mapping[str, Any] = _read(file)
+    return settings
 
 
 def _read(file: Path) -> Any:

@@ -1,0 +1,128 @@
+"""A finished benchmark's adapters on other prompts: as they are, and on those alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tradeoff_tools import write_data_folder
+
+from benchmarks import confirm, tradeoff, tradeoff_scores
+from benchmarks.tradeoff_data import load_tradeoff_data
+from lora_sku.data.rows import normalised
+from lora_sku.errors import UserError
+from lora_sku.likelihood import AnswerScorer
+from lora_sku.model import AdaptedModel, load_base
+from lora_sku.recipe import Recipe
+from lora_sku.recipe_file import dump_recipe
+from lora_sku.stages import load_encoder
+
+METHODS = ("npo", "sku-retain-aware")  # their ranks differ
+
+
+def run(command: Any, options: dict[str, object], *more: str) -> Any:
+    words = [str(word) for option in options.items() for word in option]
+    return CliRunner().invoke(command, [*words, *more], catch_exceptions=False)
+
+
+@pytest.fixture
+def common(recipe: Recipe, tmp_path: Path) -> dict[str, object]:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump_recipe(recipe))
+    data = write_data_folder(tmp_path / "pku")
+    dtype = "base_model.compute_dtype=bfloat16"
+    return {"--recipe": file, "--data": data, "--reports": tmp_path / "reports", "--set": dtype}
+
+
+@pytest.fixture
+def benchmark(common: dict[str, object], tmp_path: Path) -> Path:
+    """Two methods with one seed, one unseen prompt of each kind scored."""
+    sizes = {"--seeds": 1, "--steps": 2, "--responses": 2, "--new-tokens": 3}
+    few = {"--validation-prompts": 1, "--unseen-prompts": 1, "--out": tmp_path / "bench"}
+    only = [word for name in METHODS for word in ("--only", name)]
+    assert run(tradeoff.main, common | sizes | few, *only).exit_code == 0
+    return tmp_path / "bench"
+
+
+def test_other_prompts_are_scored_with_the_same_adapters(
+    common: dict[str, object],
+    benchmark: Path,
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scored: list[tuple[torch.dtype, set[str]]] = []
+    real = AnswerScorer
+
+    def seen(model: Any, encoder: Any, rows: Any, **keys: Any) -> AnswerScorer:
+        scored.append((model.base.model.dtype, {normalised(row.prompt) for row in rows}))
+        return real(model, encoder, rows, **keys)
+
+    monkeypatch.setattr(tradeoff_scores, "AnswerScorer", seen)
+    options = common | {"--of": benchmark, "--out": tmp_path / "confirmed"}
+    with pytest.raises(UserError, match="other settings: base_model"):
+        run(confirm.main, options | {"--set": "base_model.compute_dtype=float32"})
+    done = run(confirm.main, options)
+    encoder = load_encoder(recipe)
+    whole = load_tradeoff_data(Path(str(common["--data"])), encoder)
+    before = {normalised(of.unseen[0].prompt) for of in (whole.forget, whole.normal)}
+    # Three are of given answers, the last two of the base's own.
+    assert [dtype for dtype, _ in scored] == [torch.bfloat16] * 3 + [torch.float32] * 2
+    asked = set().union(*(prompts for _, prompts in scored[:2]))
+    assert asked == {
+        normalised(row.prompt) for of in (whole.forget, whole.normal) for row in of.unseen[1:101]
+    }
+    assert not asked & before
+
+    report = Path(done.stdout.strip()).with_suffix(".json")
+    raw = json.loads(report.read_text(encoding="utf-8"))
+    assert [unit["method"] for unit in raw["units"]] == list(METHODS)
+    units = {unit["method"]: unit for unit in raw["units"]}
+    for name, unit in units.items():
+        known = json.loads((benchmark / "units" / f"{name}-8888.json").read_text())
+        assert unit["trials"] == known["trials"]
+        assert unit["answers"] is None
+        counts = unit["scores"]["harmful"]
+        assert counts["total"] == len(counts["by_prompt"]) == 2
+        assert sum(counts["by_prompt"]) == counts["complying"]
+        section = recipe.base_model.model_copy(update={"compute_dtype": "bfloat16"})
+        adapter = benchmark / "adapters" / f"{name}-8888"
+        model = AdaptedModel.with_adapter_from(load_base(section), adapter)
+        model.peft_model.eval()
+        alone = real(model, encoder, whole.forget.unseen[1:], pairs_at_once=8).score().nll
+        assert unit["scores"]["forget_nll"] == pytest.approx(alone, rel=1e-6)
+    assert len({units[name]["scores"]["forget_nll"] for name in METHODS}) == 2
+    assert "How sure the fall of compliance is" in report.with_suffix(".md").read_text()
+
+
+def test_what_is_scored_is_not_scored_again(
+    common: dict[str, object], benchmark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = common | {"--of": benchmark, "--out": tmp_path / "confirmed"}
+    run(confirm.main, options, "--only", "sku-retain-aware")
+    scored: list[str] = []
+    real = tradeoff_scores.Rulers.score
+
+    def counted(self: Any, answers: Any) -> Any:
+        scored.append("a unit")
+        return real(self, answers)
+
+    monkeypatch.setattr(tradeoff_scores.Rulers, "score", counted)
+    assert run(confirm.main, options).exit_code == 0
+    assert len(scored) == 1
+
+
+def test_a_benchmark_that_is_not_there_or_has_no_prompts_left_is_told(
+    common: dict[str, object], benchmark: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "nothing").mkdir()
+    options = common | {"--out": tmp_path / "confirmed"}
+    with pytest.raises(UserError, match="no trade-off benchmark keeps this folder"):
+        run(confirm.main, options | {"--of": tmp_path / "nothing"})
+    settings = json.loads((benchmark / "settings.json").read_text())
+    settings["sizes"]["unseen"] = 1000
+    (benchmark / "settings.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"scored 1000 prompts of each kind|other settings: data"):
+        run(confirm.main, options | {"--of": benchmark})

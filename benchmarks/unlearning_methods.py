@@ -18,7 +18,7 @@ OURS = "sku-retain-aware"
 PLAIN = "sku-preserve"
 # What a multiple of their best is promised of.
 RIVALS = (
-    *("ga", "ga-mismatch", "ga-mismatch-kl", "npo", "npo-kl"),
+    *("ga", "ga-mismatch", "ga-mismatch-kl", "npo", "npo-by-answer", "npo-kl"),
     *("task-vector", "sku-published"),
 )
 NPO_BETA = 0.1
@@ -95,8 +95,8 @@ def unlearning_methods(
         terms = (AnswerTerm(harmful, -0.5), AnswerTerm(mismatched, 1.0))
         return Objective(terms, preserve)
 
-    def npo(preserve: float) -> Objective:
-        return Objective((AnswerTerm(harmful, -1.0, NPO_BETA),), preserve)
+    def npo(preserve: float, *, by_answer: bool = False) -> Objective:
+        return Objective((AnswerTerm(harmful, -1.0, NPO_BETA, by_answer),), preserve)
 
     def ablation(meaning: str, **changes: Mapping[str, Any]) -> UnlearningMethod:
         losses = _changed(sku, **changes)
@@ -132,7 +132,9 @@ def unlearning_methods(
             mismatch(1.0),
             3,
         ),
-        "npo": rival("NPO with KL on normal answers (Zhang et al. 2024)", npo(1.0), 2),
+        "npo": rival(
+            "NPO with KL on normal answers (Zhang et al. 2024), both means over tokens", npo(1.0), 2
+        ),
         "task-vector": UnlearningMethod(
             "fine-tuning on harmful answers, negated (Ilharco et al. 2023)",
             True,
@@ -184,6 +186,12 @@ def unlearning_methods(
             f"ga-mismatch with a KL that weighs {kept.weight:g}", mismatch(kept.weight), 3, **once
         ),
         "npo-balanced": rival("npo with negation.balance", npo(1.0), 2, balanced=True, **once),
+        "npo-by-answer": rival(
+            "npo with NPO's mean over answers, as it was published",
+            npo(1.0, by_answer=True),
+            2,
+            **once,
+        ),
         "npo-kl": rival(f"npo with a KL that weighs {kept.weight:g}", npo(kept.weight), 2, **once),
         "sku-no-gd": ablation(
             f"{PLAIN} without guided distortion", guided_distortion={"weight": 0.0}

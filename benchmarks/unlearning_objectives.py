@@ -48,11 +48,14 @@ class AnswerTerm:
         pairs: Which pairs of a draw.
         weight: Of the mean NLL in the loss that is minimised; below 0 is gradient ascent.
         npo_beta: Makes the ascent of each answer that of NPO with this inverse temperature.
+        by_answer: NPO's mean is over answers, each the sum of its tokens, and not over tokens:
+            beside a KL for each token it then weighs as much more as an answer is long.
     """
 
     pairs: PairsOf
     weight: float
     npo_beta: float | None = None
+    by_answer: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Objective:
 class ObjectiveGradients:
     """Computes a step's gradients of an `Objective`.
 
-    Every term is divided by its own tokens in the whole step.
+    Every term is divided by its own tokens in the whole step, or by its answers.
 
     Args:
         model: The base with the adapter in training.
@@ -127,7 +130,8 @@ class ObjectiveGradients:
                 nll_N = self._nll(batch)
                 log_ratio_A = reference_A - _by_answer(nll_N.detach(), piece)
                 weight_A = npo_weights(log_ratio_A, term.npo_beta)
-                loss = term.weight * (weight_A * _by_answer(nll_N, piece)).sum() / tokens
+                ascent = (weight_A * _by_answer(nll_N, piece)).sum()
+                loss = term.weight * ascent / (len(encoded) if term.by_answer else tokens)
             self._backward(loss)
             total += float(loss.detach())
         return total, tokens

@@ -105,8 +105,11 @@ def test_ascent_with_mismatched_answers_and_kl_is_the_plain_loss(
     assert told.terms() == {}  # or the loop would take a successful ascent for a collapse
 
 
+@pytest.mark.parametrize("by_answer", [False, True])
 @pytest.mark.parametrize("size", [1, 2])
-def test_npo_has_the_gradient_of_its_published_loss(model: AdaptedModel, size: int) -> None:
+def test_npo_has_the_gradient_of_its_published_loss(
+    model: AdaptedModel, size: int, by_answer: bool
+) -> None:
     pairs = list(DRAW.forget)
     with torch.no_grad(), model.reference_mode():
         reference = nlls(model, pairs)
@@ -116,9 +119,9 @@ def test_npo_has_the_gradient_of_its_published_loss(model: AdaptedModel, size: i
             -2 / BETA * functional.logsigmoid(-BETA * (before - now))
             for now, before in zip(nlls(model, pairs), reference, strict=True)
         ]
-        return torch.stack(losses).sum() / tokens_of(model, pairs)
+        return torch.stack(losses).sum() / (len(pairs) if by_answer else tokens_of(model, pairs))
 
-    _, found = accumulate(model, Objective((AnswerTerm(harmful, -1.0, BETA),)), size)
+    _, found = accumulate(model, Objective((AnswerTerm(harmful, -1.0, BETA, by_answer),)), size)
     assert_same(found, gradients_of(model, lambda: published().backward()))
 
 

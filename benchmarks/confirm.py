@@ -35,6 +35,13 @@ _COUNT = click.IntRange(min=1)
     show_default=True,
     help="Keeps every scored unit; what is there is not scored again.",
 )
+@click.option(
+    "--multiple",
+    "multiples",
+    type=click.FloatRange(min=0, min_open=True),
+    multiple=True,
+    help="Score them with so many times the strength that was chosen, too: a frontier.",
+)
 @click.option("--recipe", "recipe_name", default="smollm2-135m", show_default=True)
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE")
 @click.option("--reports", type=click.Path(path_type=Path), default=REPORTS, show_default=False)
@@ -44,6 +51,7 @@ def main(
     only: tuple[str, ...],
     prompts: int,
     out: Path,
+    multiples: tuple[float, ...],
     recipe_name: str,
     overrides: tuple[str, ...],
     reports: Path,
@@ -57,7 +65,7 @@ def main(
 
     quiet_libraries()
     from benchmarks.report import typed_command, write_report
-    from benchmarks.tradeoff_confirmation import Confirmation
+    from benchmarks.tradeoff_confirmation import Confirmation, with_multiples
     from benchmarks.tradeoff_table import make_report, plot
     from benchmarks.unlearning_methods import unlearning_methods
     from lora_sku.recipe_file import load_recipe
@@ -70,14 +78,16 @@ def main(
     methods = unlearning_methods(recipe.losses, prompts=sizes.prompts, responses=sizes.responses)
     refuse_unknown(only, methods, "method", "--only")
     chosen = {name: of for name, of in methods.items() if not only or name in only}
+    wanted = confirmation.wanted(chosen)
     units = []
-    for unit in confirmation.wanted(chosen):
-        units.append(confirmation.score(unit))
-        click.echo(f"{unit.method} {unit.seed}: {units[-1].seconds:.0f} s", err=True)
+    for multiple in (1.0, *multiples):
+        for unit in wanted:
+            units.append(confirmation.score(unit, multiple))
+            click.echo(f"{units[-1].method} {unit.seed}: {units[-1].seconds:.0f} s", err=True)
     report = make_report(
         confirmation.base_scores,
         units,
-        chosen,
+        with_multiples(chosen, multiples),
         None,
         budget=Budget(recipe.negation.retain_budget, recipe.negation.kl_budget),
         judge=confirmation.rulers.judge_settings,

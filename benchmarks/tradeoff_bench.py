@@ -161,7 +161,7 @@ class Bench:
         live = LiveFactors(self.model, ACQUIRED, multiple=1.0 if method.negated else -1.0)
         found = self._candidates(method, live, seed)
         negation = self.recipe.negation
-        budget = Budget(negation.retain_budget, method.kl_budget or negation.kl_budget)
+        budget = Budget(negation.retain_budget, negation.kl_budget)
         try:
             swept = sweep(live, found, self._forget, self._normal, budget=budget)
         except AdapterError as error:

@@ -5,19 +5,25 @@ it. Here nothing could be: adapters and strengths are there before these prompts
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.tradeoff_bench import Sizes, bench_settings
 from benchmarks.tradeoff_data import load_tradeoff_data
 from benchmarks.tradeoff_scores import Rulers, Scores
 from benchmarks.tradeoff_units import Unit, UnitStore, read_settings
+from benchmarks.unlearning_methods import UnlearningMethod
 from lora_sku.errors import UserError
 from lora_sku.model import AdaptedModel, load_base
 from lora_sku.recipe import Recipe
 from lora_sku.stages import load_encoder
+
+# Of the adapters on a model: the next one is loaded before the last one is taken off.
+_NAMES = ("one", "other")
 
 
 class Confirmation:
@@ -54,10 +60,10 @@ class Confirmation:
         wide = recipe.base_model.model_copy(update={"compute_dtype": "float32"})
         first = self._kept()[0]
         self._models = [
-            AdaptedModel.with_adapter_from(load_base(section), self._adapter(first), _name(first))
+            AdaptedModel.with_adapter_from(load_base(section), self._adapter(first), _NAMES[0])
             for section in (recipe.base_model, wide)
         ]
-        self._carried = _name(first)
+        self._carried = _NAMES[0]
         for model in self._models:
             model.peft_model.eval()
         answered = self.store.read_base()
@@ -86,33 +92,56 @@ class Confirmation:
         units = [unit for unit in self._kept() if unit.method in methods]
         return sorted(units, key=lambda unit: (order.index(unit.method), unit.seed))
 
-    def score(self, unit: Unit) -> Unit:
-        """The same unit with scores of these prompts; remembered."""
-        known = self.store.read(unit.method, unit.seed)
+    def score(self, unit: Unit, multiple: float = 1.0) -> Unit:
+        """The same unit with scores of these prompts; remembered.
+
+        Args:
+            unit: One of `wanted`.
+            multiple: Of the strength that it was chosen with; another one is another method.
+        """
+        name = scaled_name(unit.method, multiple)
+        known = self.store.read(name, unit.seed)
         if known is not None:
             return known
         began = time.perf_counter()
-        self._carry(unit)
+        self._carry(unit, multiple)
         answers = self.rulers.answers()
         scores = self.rulers.score(answers)
         seconds = time.perf_counter() - began
-        found = replace(unit, seconds=seconds, scores=scores, answers=answers)
+        found = replace(unit, method=name, seconds=seconds, scores=scores, answers=answers)
         self.store.write(found)
         return found
 
-    def _carry(self, unit: Unit) -> None:
-        if (name := _name(unit)) == self._carried:
-            return
+    @torch.no_grad()
+    def _carry(self, unit: Unit, multiple: float) -> None:
+        (name,) = {*_NAMES} - {self._carried}
         for model in self._models:
             model.load_adapter(self._adapter(unit), name)
             model.delete_adapter(self._carried)
             model.peft_model.eval()
+            for key, factor in model.adapter_parameters().items():
+                if ".lora_B." in key:
+                    factor.mul_(multiple)
         self._carried = name
 
     def _adapter(self, unit: Unit) -> Path:
         return self.source.adapter(unit.method, unit.seed)
 
 
-def _name(unit: Unit) -> str:
-    """Of an adapter on the model: no dots, which would be a module's path."""
-    return f"{unit.method}-{unit.seed}".replace(".", "_")
+def with_multiples(
+    methods: Mapping[str, UnlearningMethod], multiples: Sequence[float]
+) -> dict[str, UnlearningMethod]:
+    """The methods, and for the report what they are with other strengths."""
+    others = {
+        scaled_name(name, multiple): replace(
+            method, meaning=f"{name} with {multiple:g} times the strength that was chosen"
+        )
+        for multiple in multiples
+        for name, method in methods.items()
+    }
+    return {**methods, **others}
+
+
+def scaled_name(method: str, multiple: float) -> str:
+    """Of a method whose strength is another than the one that was chosen."""
+    return method if multiple == 1 else f"{method}-x{multiple:g}"

@@ -236,8 +236,7 @@ def _rulers(
         " seconds). A natural step is one, and reads about twice as many answer tokens; its seconds"
         " are of all its passes, the subspace's too. Each one's strength"
         " forgets most on validation with perplexities of at most"
-        f" {budget.perplexity_ratio:g} x the base's{kl} on each normal set,"
-        " where its own line below names no other bound.",
+        f" {budget.perplexity_ratio:g} x the base's{kl} on each normal set.",
         "± is the standard deviation over seeds, which share the data's cut.",
         "Rivals: " + ", ".join(name for name in RIVALS if name in used) + ".",
         *[f"{name}: {methods[name].meaning}." for name in used],

@@ -23,8 +23,6 @@ RIVALS = (
 )
 NPO_BETA = 0.1
 RANK = 16  # of a method's LoRA, unless it reads discriminants alone
-# Looser bounds on ours' KL than the demo recipe's 0.05.
-KL_BOUNDS = (0.07, 0.1)
 # Of refusals beside the harmful answers, whose weight is the recipe's.
 REFUSALS = 1.0
 DISCRIMINANTS = SubspaceSection(discriminants=DiscriminantsSection(prompts=512))
@@ -46,7 +44,6 @@ class UnlearningMethod:
         balanced: The task vector is levelled on the normal sets before it is used.
         natural: Stage 1 is one natural-gradient step; nothing is trained.
         projected: The task vector may be projected away from normal inputs.
-        kl_budget: Its strength's bound on KL, nats per token; None is the recipe's.
         every_seed: Runs with each seed; else with the first one only.
     """
 
@@ -60,7 +57,6 @@ class UnlearningMethod:
     balanced: bool = False
     natural: bool = False
     projected: bool = False
-    kl_budget: float | None = None
     every_seed: bool = True
 
 
@@ -170,12 +166,6 @@ def unlearning_methods(
             losses=sku,
             natural=False,
         ),
-        **{
-            f"sku-kl-{bound:g}": replace(
-                part, meaning=f"{OURS} with a KL of at most {bound:g}", kl_budget=bound
-            )
-            for bound in KL_BOUNDS
-        },
         "sku-projected": UnlearningMethod(
             f"{PLAIN} with negation.projection, mu chosen",
             *(True, sku, prompts),

@@ -114,6 +114,21 @@ def test_what_is_scored_is_not_scored_again(
     assert len(scored) == 1
 
 
+def test_other_strengths_are_rows_of_their_own(
+    common: dict[str, object], benchmark: Path, tmp_path: Path
+) -> None:
+    options = common | {"--of": benchmark, "--out": tmp_path / "confirmed", "--only": METHODS[1]}
+    done = run(confirm.main, options, "--multiple", "1e-6", "--multiple", "0.01")
+    report = Path(done.stdout.strip())
+    units = json.loads(report.with_suffix(".json").read_text(encoding="utf-8"))["units"]
+    kls = {unit["method"]: unit["scores"]["own_normal_kl"] for unit in units}
+    chosen, none, little = (f"{METHODS[1]}{end}" for end in ("", "-x1e-06", "-x0.01"))
+    assert list(kls) == [chosen, none, little]
+    assert kls[none] == pytest.approx(0, abs=1e-6)
+    assert 1e-5 < kls[little] < kls[chosen]
+    assert f"{little}: {METHODS[1]} with 0.01 times the strength" in report.read_text()
+
+
 def test_a_benchmark_that_is_not_there_or_has_no_prompts_left_is_told(
     common: dict[str, object], benchmark: Path, tmp_path: Path
 ) -> None:

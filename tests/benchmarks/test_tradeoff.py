@@ -165,19 +165,6 @@ def test_rates_are_tried_by_what_is_trained(words: list[str], tmp_path: Path) ->
     assert tried == {"npo": [1e-2, 1e-3], "sku-answers-only": [1e-2]}
 
 
-def test_a_method_may_have_a_bound_on_kl_of_its_own(words: list[str], tmp_path: Path) -> None:
-    methods = ("sku-retain-aware", "sku-kl-0.07")
-    only = [word for name in methods for word in ("--only", name)]
-    assert (
-        invoke(words, *only, "--set", "negation={strength: auto, kl_budget: 0.01}").exit_code == 0
-    )
-    units = [tmp_path / "out" / "units" / f"{name}-{SEED}.json" for name in methods]
-    ours, looser = (json.loads(unit.read_text())["trials"][0] for unit in units)
-    assert "KL at normal answers is more than 0.01 nats" in ours["failed"]
-    kls = {point["strength"]: point["retain_kl"] for point in looser["points"]}
-    assert 0.01 < kls[looser["strength"]] <= 0.07
-
-
 def test_an_unknown_method_is_refused(words: list[str]) -> None:
     with pytest.raises(UserError, match="no such method: gradient"):
         invoke(words, "--only", "gradient")

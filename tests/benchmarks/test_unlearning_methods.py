@@ -4,7 +4,6 @@ import pytest
 
 from benchmarks.unlearning_methods import (
     DISCRIMINANTS,
-    KL_BOUNDS,
     OURS,
     PLAIN,
     RIVALS,
@@ -102,7 +101,6 @@ def test_an_ablation_changes_one_thing() -> None:
         ("sku-unlevelled", {"balanced"}),
         ("sku-random-a", {"subspace", "rank"}),
         ("sku-by-adam", {"natural", "losses"}),
-        *((f"sku-kl-{bound:g}", {"kl_budget"}) for bound in KL_BOUNDS),
     ],
 )
 def test_a_part_of_ours_is_left_out_at_a_time(name: str, changed: set[str]) -> None:

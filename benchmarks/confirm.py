@@ -94,7 +94,7 @@ def main(
         settings=confirmation.store.settings,
         command=typed_command("benchmarks.confirm"),
         name="tradeoff-confirmed",
-        title="Forgetting against cost, on prompts that nothing was looked at before",
+        title="Forgetting against cost, on prompts that were not scored before",
         prompts=_told(confirmation.prompts),
     )
     base = confirmation.base_scores

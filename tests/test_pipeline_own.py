@@ -110,7 +110,10 @@ def test_a_resumed_run_finds_the_same_own_answers(
         pipeline.run(own_recipe, overwrite=True, progress=KilledAt(step=3))
     (file,) = (tmp_path / "cache" / "own-answers").iterdir()
     said = [json.loads(line) for line in file.read_text().splitlines()]
-    others = [{**entry, "completions": [f"No {n}."]} for n, entry in enumerate(said)]
+    others = [
+        {**entry, "completions": [{"text": f"No {n}.", "ended": True}]}
+        for n, entry in enumerate(said)
+    ]
     file.write_text("".join(json.dumps(entry) + "\n" for entry in others))
     with pytest.raises(TrainingError, match="own answers"):
         pipeline.run(own_recipe, resume=True)

@@ -6,18 +6,17 @@ from pathlib import Path
 import click
 
 from benchmarks.command import refuse_unknown, run_command
-from benchmarks.report import REPORTS
-
-_COUNT = click.IntRange(min=1)
+from benchmarks.tradeoff_options import (
+    COUNT,
+    data_option,
+    recipe_option,
+    reports_option,
+    set_option,
+)
 
 
 @click.command()
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with pku_saferlhf_train.jsonl, pku_saferlhf_test.jsonl and TruthfulQA.csv.",
-)
+@data_option
 @click.option(
     "--of",
     "source",
@@ -27,7 +26,7 @@ _COUNT = click.IntRange(min=1)
     help="What benchmarks.tradeoff was given as --out.",
 )
 @click.option("--only", multiple=True, help="Score and report these methods only.")
-@click.option("--prompts", type=_COUNT, default=100, show_default=True, help="Of each kind.")
+@click.option("--prompts", type=COUNT, default=100, show_default=True, help="Of each kind.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -42,9 +41,9 @@ _COUNT = click.IntRange(min=1)
     multiple=True,
     help="Score them with so many times the strength that was chosen, too: a frontier.",
 )
-@click.option("--recipe", "recipe_name", default="smollm2-135m", show_default=True)
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE")
-@click.option("--reports", type=click.Path(path_type=Path), default=REPORTS, show_default=False)
+@recipe_option
+@set_option
+@reports_option
 def main(
     data: Path,
     source: Path,

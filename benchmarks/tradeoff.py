@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from benchmarks.command import refuse_unknown, run_command
-from benchmarks.report import REPORTS
+from benchmarks.tradeoff_options import (
+    COUNT,
+    data_option,
+    recipe_option,
+    reports_option,
+    set_option,
+)
 from lora_sku.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,17 +21,10 @@ if TYPE_CHECKING:
     from benchmarks.tradeoff_units import Unit
     from benchmarks.unlearning_methods import UnlearningMethod
 
-_COUNT = click.IntRange(min=1)
-
 
 @click.command()
-@click.option(
-    "--data",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder with pku_saferlhf_train.jsonl, pku_saferlhf_test.jsonl and TruthfulQA.csv.",
-)
-@click.option("--seeds", type=_COUNT, default=3, show_default=True, help="Trainings of a method.")
+@data_option
+@click.option("--seeds", type=COUNT, default=3, show_default=True, help="Trainings of a method.")
 @click.option("--only", multiple=True, help="Run and report these methods only.")
 @click.option(
     "--out",
@@ -43,14 +42,14 @@ _COUNT = click.IntRange(min=1)
 @click.option("--force", is_flag=True, help="Compute the units again that --out has.")
 @click.option("--finished", is_flag=True, help="Compute nothing: report the units that are there.")
 @click.option("--transfer", is_flag=True, help="Try our adapter on int8 and unquantized.")
-@click.option("--recipe", "recipe_name", default="smollm2-135m", show_default=True)
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE")
-@click.option("--steps", type=_COUNT, default=60, show_default=True, help="Of each training.")
-@click.option("--prompts", type=_COUNT, default=2, show_default=True, help="Of a step of SKU.")
-@click.option("--responses", type=_COUNT, default=5, show_default=True, help="k.")
-@click.option("--validation-prompts", type=_COUNT, default=40, show_default=True)
-@click.option("--unseen-prompts", type=_COUNT, default=60, show_default=True)
-@click.option("--new-tokens", type=_COUNT, default=40, show_default=True, help="Of an answer.")
+@recipe_option
+@set_option
+@click.option("--steps", type=COUNT, default=60, show_default=True, help="Of each training.")
+@click.option("--prompts", type=COUNT, default=2, show_default=True, help="Of a step of SKU.")
+@click.option("--responses", type=COUNT, default=5, show_default=True, help="k.")
+@click.option("--validation-prompts", type=COUNT, default=40, show_default=True)
+@click.option("--unseen-prompts", type=COUNT, default=60, show_default=True)
+@click.option("--new-tokens", type=COUNT, default=40, show_default=True, help="Of an answer.")
 @click.option(
     "--learning-rate",
     "learning_rates",
@@ -58,7 +57,7 @@ _COUNT = click.IntRange(min=1)
     multiple=True,
     help="Tried for every method; the best on validation counts [default: the recipe's].",
 )
-@click.option("--reports", type=click.Path(path_type=Path), default=REPORTS, show_default=False)
+@reports_option
 def main(
     data: Path,
     seeds: int,

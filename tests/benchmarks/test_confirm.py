@@ -36,14 +36,19 @@ def common(recipe: Recipe, tmp_path: Path) -> dict[str, object]:
     return {"--recipe": file, "--data": data, "--reports": tmp_path / "reports", "--set": dtype}
 
 
+def benched(common: dict[str, object], out: Path, methods: tuple[str, ...], unseen: int) -> Path:
+    """One seed of each method, so many unseen prompts of each kind scored."""
+    sizes = {"--seeds": 1, "--steps": 2, "--responses": 2, "--new-tokens": 3}
+    few = {"--validation-prompts": 1, "--unseen-prompts": unseen, "--out": out}
+    only = [word for name in methods for word in ("--only", name)]
+    assert run(tradeoff.main, common | sizes | few, *only).exit_code == 0
+    return out
+
+
 @pytest.fixture
 def benchmark(common: dict[str, object], tmp_path: Path) -> Path:
-    """Two methods with one seed, one unseen prompt of each kind scored."""
-    sizes = {"--seeds": 1, "--steps": 2, "--responses": 2, "--new-tokens": 3}
-    few = {"--validation-prompts": 1, "--unseen-prompts": 1, "--out": tmp_path / "bench"}
-    only = [word for name in METHODS for word in ("--only", name)]
-    assert run(tradeoff.main, common | sizes | few, *only).exit_code == 0
-    return tmp_path / "bench"
+    """Two methods, one unseen prompt of each kind."""
+    return benched(common, tmp_path / "bench", METHODS, 1)
 
 
 def test_other_prompts_are_scored_with_the_same_adapters(
@@ -130,14 +135,12 @@ def test_other_strengths_are_rows_of_their_own(
 
 
 def test_a_benchmark_that_is_not_there_or_has_no_prompts_left_is_told(
-    common: dict[str, object], benchmark: Path, tmp_path: Path
+    common: dict[str, object], tmp_path: Path
 ) -> None:
     (tmp_path / "nothing").mkdir()
     options = common | {"--out": tmp_path / "confirmed"}
     with pytest.raises(UserError, match="no trade-off benchmark keeps this folder"):
         run(confirm.main, options | {"--of": tmp_path / "nothing"})
-    settings = json.loads((benchmark / "settings.json").read_text())
-    settings["sizes"]["unseen"] = 1000
-    (benchmark / "settings.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match=r"scored 1000 prompts of each kind|other settings: data"):
-        run(confirm.main, options | {"--of": benchmark})
+    whole = benched(common, tmp_path / "whole", ("ga",), 3)  # there are three harmful ones
+    with pytest.raises(UserError, match="has scored 3 prompts of each kind, and none is left"):
+        run(confirm.main, options | {"--of": whole})

@@ -108,17 +108,14 @@ class Bench:
         )
         self._forget = scorer(self.data.forget.validation)
         self._normal = {name: scorer(rows.validation) for name, rows in self._sets.spared.items()}
-        answered = self.store.read_base()
         self.rulers = Rulers(
             self.model,
             self.encoder,
             reported(self.data, whole),
             recipe.evaluation.model_copy(update={"max_new_tokens": sizes.new_tokens}),
-            answered,
+            self.store.read_base(),
         )
-        self.base_scores: Scores = self.rulers.base_scores()
-        if answered is None:
-            self.store.write_base(self.rulers.own, self.base_scores)
+        self.base_scores: Scores = self.store.keep_base(self.rulers)
 
     def run(self, name: str, method: UnlearningMethod, seed: int) -> Unit:
         """Train with every learning rate, choose, score, keep."""

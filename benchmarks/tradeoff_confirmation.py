@@ -66,14 +66,16 @@ class Confirmation:
         self._carried = _NAMES[0]
         for model in self._models:
             model.peft_model.eval()
-        answered = self.store.read_base()
         settings = recipe.evaluation.model_copy(update={"max_new_tokens": sizes.new_tokens})
         self.rulers = Rulers(
-            self._models[0], encoder, fresh, settings, answered, precise=self._models[1]
+            self._models[0],
+            encoder,
+            fresh,
+            settings,
+            self.store.read_base(),
+            precise=self._models[1],
         )
-        self.base_scores: Scores = self.rulers.base_scores()
-        if answered is None:
-            self.store.write_base(self.rulers.own, self.base_scores)
+        self.base_scores: Scores = self.store.keep_base(self.rulers)
 
     def _kept(self) -> list[Unit]:
         """Units of the benchmark whose adapter is there, in the order of their names."""

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from benchmarks.tradeoff_scores import Answers, Scores
+from benchmarks.tradeoff_scores import Answers, Rulers, Scores
 from lora_sku.errors import UserError
 from lora_sku.storage import write_json
 
@@ -161,9 +161,13 @@ class UnitStore:
         file = self._base_file
         return Answers.from_dict(_read(file)["answers"]) if file.exists() else None
 
-    def write_base(self, answers: Answers, scores: Scores) -> None:
-        """Keep theta_o's answers and scores."""
-        write_json(self._base_file, {"answers": asdict(answers), "scores": scores.as_dict()})
+    def keep_base(self, rulers: Rulers) -> Scores:
+        """theta_o's scores; they and its answers are written unless they are there."""
+        scores = rulers.base_scores()
+        if not self._base_file.exists():
+            kept = {"answers": asdict(rulers.own), "scores": scores.as_dict()}
+            write_json(self._base_file, kept)
+        return scores
 
     def adapter(self, method: str, seed: int) -> Path:
         """Where a unit's adapter is kept, as it was chosen."""

@@ -30,10 +30,16 @@ def describe_machine() -> dict[str, str]:
         "allocator": "PyTorch's caching CUDA allocator" if cuda else _cpu_allocator(),
         "settings": ", ".join(f"{n}={os.environ[n]}" for n in _SETTINGS if n in os.environ)
         or "none",
-        "platform": f"{platform.platform()}, Python {platform.python_version()}",
+        "platform": f"{_platform()}, Python {platform.python_version()}",
         "lora-sku": package_version(),
         "packages": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
     }
+
+
+def _platform() -> str:
+    """The system and its version; whose build of the kernel it is tells nobody anything."""
+    version = platform.release().partition("-")[0]
+    return f"{platform.system()} {version}, {platform.machine()}"
 
 
 def _processor() -> str:

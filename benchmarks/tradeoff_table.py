@@ -233,8 +233,8 @@ def _rulers(
     return (
         "Every trained method: the same base, adapted layers, optimizer, learning rate, steps and"
         " answers of a step (the passes of balance come on top and are not in the training"
-        " seconds). A natural step is one, and reads about twice as many answer tokens; its seconds"
-        " are of all its passes. Each one's strength"
+        " seconds). A natural step is one, and reads more answer tokens; its seconds are of all"
+        " its passes. Each one's strength"
         " forgets most on validation with perplexities of at most"
         f" {budget.perplexity_ratio:g} x the base's{kl} on each normal set.",
         "± is the standard deviation over seeds, which share the data's cut.",

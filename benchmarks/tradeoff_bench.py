@@ -73,7 +73,8 @@ class Bench:
         known: Earlier reports' raw figures, whose units are not computed again.
 
     Raises:
-        UserError: if something cannot be found, or ``out`` or a report has other settings.
+        UserError: if something cannot be found, or ``out`` or a report has other settings,
+            or was made where theta_o scores otherwise.
     """
 
     def __init__(
@@ -84,8 +85,7 @@ class Bench:
         whole = load_tradeoff_data(data, self.encoder)
         self.data = whole.at_most(validation=sizes.validation, unseen=sizes.unseen)
         self.store = UnitStore(out, bench_settings(recipe, sizes, self.data))
-        for report in known:
-            self.store.take(report)
+        reports = [self.store.known(report) for report in known]
         self.base = load_base(recipe.base_model)
         seed = recipe.training.seed
         # Each method says itself what rank it takes and what A is fixed to; the scaling is the
@@ -116,6 +116,8 @@ class Bench:
             self.store.read_base(),
         )
         self.base_scores: Scores = self.store.keep_base(self.rulers)
+        for report in reports:
+            self.store.take(report, self.base_scores)
 
     def run(self, name: str, method: UnlearningMethod, seed: int) -> Unit:
         """Train with every learning rate, choose, score, keep."""

@@ -85,6 +85,15 @@ class Unit:
         return replace(self, answers=None)
 
 
+@dataclass(frozen=True)
+class KnownUnits:
+    """An earlier report's units, and theta_o's scores that they stand beside."""
+
+    report: Path
+    base: Scores
+    units: tuple[Unit, ...]
+
+
 class UnitStore:
     """The folder of a benchmark.
 
@@ -109,8 +118,8 @@ class UnitStore:
                 remedy="Name another --out, or give the settings that it was begun with.",
             )
 
-    def take(self, report: Path) -> None:
-        """Keep the units of an earlier report that are not here yet; without what they said.
+    def known(self, report: Path) -> KnownUnits:
+        """The units of an earlier report.
 
         Args:
             report: Its raw figures.
@@ -121,7 +130,8 @@ class UnitStore:
         try:
             raw = _read(report)
             settings: dict[str, Any] = dict(raw["settings"])
-            units = [Unit.from_dict(unit) for unit in raw["units"]]
+            base = Scores.from_dict(raw["base"])
+            units = tuple(Unit.from_dict(unit) for unit in raw["units"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 "this is not the raw figures of a trade-off report that tells its settings",
@@ -134,7 +144,20 @@ class UnitStore:
                 where=str(report),
                 remedy="Leave --known out, or give the settings that it was made with.",
             )
-        for unit in units:
+        return KnownUnits(report, base, units)
+
+    def take(self, known: KnownUnits, base: Scores) -> None:
+        """Keep the units of an earlier report that are not here yet; without what they said.
+
+        Args:
+            known: The report's.
+            base: theta_o's scores, here.
+
+        Raises:
+            UserError: if theta_o scored otherwise there.
+        """
+        _refuse_another_base(known.base, base, known.report)
+        for unit in known.units:
             if self.read(unit.method, unit.seed) is None:
                 self.write(unit)
 
@@ -162,9 +185,16 @@ class UnitStore:
         return Answers.from_dict(_read(file)["answers"]) if file.exists() else None
 
     def keep_base(self, rulers: Rulers) -> Scores:
-        """theta_o's scores; they and its answers are written unless they are there."""
+        """theta_o's scores; they and its answers are written unless they are there.
+
+        Raises:
+            UserError: if those that are there are others.
+        """
         scores = rulers.base_scores()
-        if not self._base_file.exists():
+        if self._base_file.exists():
+            there = Scores.from_dict(_read(self._base_file)["scores"])
+            _refuse_another_base(there, scores, self._base_file)
+        else:
             kept = {"answers": asdict(rulers.own), "scores": scores.as_dict()}
             write_json(self._base_file, kept)
         return scores
@@ -200,6 +230,20 @@ def read_settings(folder: Path) -> Mapping[str, Any]:
         )
     settings: Mapping[str, Any] = _read(file)
     return settings
+
+
+def _refuse_another_base(theirs: Scores, ours: Scores, where: Path) -> None:
+    """Another processor rounds otherwise, which alone changes a few of 60 answers."""
+    if _nlls(theirs) != _nlls(ours):
+        raise UserError(
+            "theta_o's scores are not this machine's: units of both cannot stand in one table",
+            where=str(where),
+            remedy="Go on where it was begun, or name another --out and leave --known out.",
+        )
+
+
+def _nlls(scores: Scores) -> tuple[float, float, float]:
+    return scores.forget_nll, scores.normal_nll, scores.general_nll
 
 
 def _read(file: Path) -> Any:

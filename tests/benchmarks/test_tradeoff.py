@@ -127,6 +127,25 @@ def test_a_report_is_gone_on_with_where_its_units_are_not(
             invoke([*words, "--out", str(tmp_path / f"bad-{number}")], *both)
 
 
+def test_units_from_where_the_base_scores_otherwise_are_refused(
+    words: list[str], tmp_path: Path
+) -> None:
+    report = Path(invoke(words, "--only", "npo").stdout.strip()).with_suffix(".json")
+    base = tmp_path / "out" / "base.json"
+    for file, key in ((report, "base"), (base, "scores")):
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw[key]["general_nll"] += 1e-6
+        file.write_text(json.dumps(raw), encoding="utf-8")
+    elsewhere = tmp_path / "elsewhere"
+    with pytest.raises(UserError, match="not this machine's") as refused:
+        invoke([*words, "--out", str(elsewhere)], "--only", "npo", "--known", str(report))
+    assert refused.value.where == str(report)
+    assert not (elsewhere / "units").exists()
+    with pytest.raises(UserError, match="not this machine's") as refused:
+        invoke(words, "--only", "npo")
+    assert refused.value.where == str(base)
+
+
 def test_a_training_that_collapses_is_told_and_scored_nowhere(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

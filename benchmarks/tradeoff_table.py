@@ -238,6 +238,6 @@ def _rulers(
         " forgets most on validation with perplexities of at most"
         f" {budget.perplexity_ratio:g} x the base's{kl} on each normal set.",
         "± is the standard deviation over seeds, which share the data's cut.",
-        "Rivals: " + ", ".join(name for name in RIVALS if name in used) + ".",
+        "Rivals: " + (", ".join(name for name in RIVALS if name in used) or "none ran") + ".",
         *[f"{name}: {methods[name].meaning}." for name in used],
     )

@@ -20,7 +20,7 @@ from benchmarks.tradeoff_options import (
 @click.option(
     "--of",
     "source",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs/tradeoff"),
     show_default=True,
     help="What benchmarks.tradeoff was given as --out.",

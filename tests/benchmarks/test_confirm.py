@@ -137,7 +137,6 @@ def test_other_strengths_are_rows_of_their_own(
 def test_a_benchmark_that_is_not_there_or_has_no_prompts_left_is_told(
     common: dict[str, object], tmp_path: Path
 ) -> None:
-    (tmp_path / "nothing").mkdir()
     options = common | {"--out": tmp_path / "confirmed"}
     with pytest.raises(UserError, match="no trade-off benchmark keeps this folder"):
         run(confirm.main, options | {"--of": tmp_path / "nothing"})

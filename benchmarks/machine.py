@@ -38,8 +38,8 @@ def describe_machine() -> dict[str, str]:
 
 def _platform() -> str:
     """The system and its version; whose build of the kernel it is tells nobody anything."""
-    version = platform.release().partition("-")[0]
-    return f"{platform.system()} {version}, {platform.machine()}"
+    kernel = platform.release().partition("-")[0]
+    return f"{platform.system()} {kernel}, {platform.machine()}"
 
 
 def _processor() -> str:

@@ -18,7 +18,7 @@ from lora_sku.judges.compliance import ComplianceJudge
 from lora_sku.judges.phrases import Surface
 from lora_sku.judging import Column, Generation, GenerationSplit, answered_splits
 from lora_sku.likeness import likeness
-from lora_sku.losses import token_kl, token_nll
+from lora_sku.losses import token_nll, token_nll_and_kl
 from lora_sku.metrics import perplexity, rate
 from lora_sku.model import AdaptedModel
 from lora_sku.recipe import EvaluationSection
@@ -157,10 +157,11 @@ class _Evaluator:
             with self._model.reference_mode():
                 base_ND = self._model.answer_states(batch)
             unlearned_ND = self._model.answer_states(batch)
-            base_nll = token_nll(base_ND, batch.targets, head).sum()
-            unlearned_nll = token_nll(unlearned_ND, batch.targets, head).sum()
-            kl = token_kl(unlearned_ND, base_ND, head).sum()
-            sums += torch.stack([base_nll, unlearned_nll, kl]).double().cpu()
+            base_nll_N = token_nll(base_ND, batch.targets, head)
+            unlearned = token_nll_and_kl(unlearned_ND, base_ND, batch.targets, head)
+            sums += (
+                torch.stack([values.sum() for values in (base_nll_N, *unlearned)]).double().cpu()
+            )
             tokens += len(batch.targets)
             done += len(batch.input_ids)
             self._on_progress(f"likelihood of {name}", done, len(pairs))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lora_sku.data import Batch, Encoded, Encoder, Row, collate, pack
-from lora_sku.losses import token_kl, token_nll
+from lora_sku.losses import token_nll, token_nll_and_kl
 from lora_sku.model import AdaptedModel
 
 
@@ -67,8 +67,10 @@ class AnswerScorer:
         for batch, base_ND in zip(self._batches, self._base_states, strict=True):
             states_ND = self._states(batch)
             targets_N = batch.targets.to(states_ND.device)
-            nll += token_nll(states_ND, targets_N, head).double().sum().item()
-            kl += token_kl(states_ND, base_ND.to(states_ND.device), head).double().sum().item()
+            reference_ND = base_ND.to(states_ND.device)
+            nll_N, kl_N = token_nll_and_kl(states_ND, reference_ND, targets_N, head)
+            nll += nll_N.double().sum().item()
+            kl += kl_N.double().sum().item()
         return Likelihood(nll / self.tokens, kl / self.tokens)
 
     @torch.no_grad()

@@ -79,6 +79,21 @@ def _softmax_(logits_CV: Tensor) -> tuple[Tensor, Tensor]:
     return exp_CV.div_(norm_C1), largest_C1 + norm_C1.log()
 
 
+def _divergence_(logits_CV: Tensor, reference_CV: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """KL(reference || model) (C,), both's probabilities in place, and log of the model's norm.
+
+    Args:
+        logits_CV: The model's, overwritten by its probabilities.
+        reference_CV: theta_o's, overwritten by its own.
+    """
+    difference_CV = reference_CV - logits_CV
+    q_CV, log_norm_q_C1 = _softmax_(reference_CV)
+    p_CV, log_norm_p_C1 = _softmax_(logits_CV)
+    # log q - log p = (reference - logits) - (log norm of q - log norm of p)
+    expected_C = difference_CV.mul_(q_CV).sum(-1)
+    return expected_C - (log_norm_q_C1 - log_norm_p_C1).squeeze(1), p_CV, q_CV, log_norm_p_C1
+
+
 class _TokenNll(torch.autograd.Function):
     """Negative log-likelihood of each target; keeps one (N, D) gradient, no logits."""
 
@@ -124,12 +139,7 @@ class _TokenKl(torch.autograd.Function):
             logits_CV = head.logits(hidden_ND[chunk])
             reference_CV = head.logits(reference_ND[chunk])
             slope_CV = head.slope(logits_CV) if grad_ND is not None else None
-            difference_CV = reference_CV - logits_CV
-            q_CV, log_norm_q_C1 = _softmax_(reference_CV)
-            p_CV, log_norm_p_C1 = _softmax_(logits_CV)
-            # log q - log p = (reference - logits) - (log norm of q - log norm of p)
-            expected_C = difference_CV.mul_(q_CV).sum(-1)
-            kl_N[chunk] = expected_C - (log_norm_q_C1 - log_norm_p_C1).squeeze(1)
+            kl_N[chunk], p_CV, q_CV, _ = _divergence_(logits_CV, reference_CV)
             if grad_ND is not None:
                 grad_ND[chunk] = head.pull_back(p_CV.sub_(q_CV), slope_CV)
         ctx.save_for_backward(grad_ND)
@@ -169,6 +179,34 @@ def token_kl(
     """
     result: Tensor = _TokenKl.apply(hidden_ND, reference_ND, head, chunk_tokens)  # type: ignore[no-untyped-call]
     return result
+
+
+@torch.no_grad()
+def token_nll_and_kl(
+    hidden_ND: Tensor,
+    reference_ND: Tensor,
+    targets_N: Tensor,
+    head: Head,
+    *,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> tuple[Tensor, Tensor]:
+    """What `token_nll` and `token_kl` give, with the model's logits formed once; no gradient.
+
+    Args:
+        hidden_ND: Final hidden states of the model that is scored.
+        reference_ND: theta_o's at the same positions.
+        targets_N: Token ids, int64.
+        head: The frozen output projection, the same for both.
+        chunk_tokens: Positions whose logits exist at the same time.
+    """
+    nll_N, kl_N = torch.empty(2, len(targets_N), dtype=torch.float32, device=hidden_ND.device)
+    for start in range(0, len(targets_N), chunk_tokens):
+        chunk = slice(start, start + chunk_tokens)
+        logits_CV = head.logits(hidden_ND[chunk])
+        target_C1 = logits_CV.gather(1, targets_N[chunk, None])
+        kl_N[chunk], _, _, log_norm_C1 = _divergence_(logits_CV, head.logits(reference_ND[chunk]))
+        nll_N[chunk] = (log_norm_C1 - target_C1).squeeze(1)
+    return nll_N, kl_N
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from lora_sku.losses import (
     random_disassociation,
     token_kl,
     token_nll,
+    token_nll_and_kl,
 )
 
 # Logits (ln 3, 0) are the probabilities (3/4, 1/4); logits (0, 0) are (1/2, 1/2).
@@ -126,6 +127,9 @@ def test_no_more_than_a_chunk_of_logits_exists_at_a_time() -> None:
     assert head.seen == [3, 3, 2]
     token_kl(hidden_ND, torch.randn(8, 4), head, chunk_tokens=3).sum().backward()
     assert head.seen[3:] == [3, 3, 3, 3, 2, 2]
+    head.seen.clear()
+    token_nll_and_kl(hidden_ND, hidden_ND, torch.zeros(8, dtype=torch.int64), head, chunk_tokens=3)
+    assert head.seen == [3, 3, 3, 3, 2, 2]
 
 
 def test_the_losses_pass_their_chunk_size_on() -> None:
@@ -250,6 +254,21 @@ def test_at_theta_o_value_and_gradient_are_exactly_zero(
     assert divergence.item() == 0
     assert hidden_ND.grad is not None
     assert not hidden_ND.grad.any()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("chunk_tokens", CHUNKS)
+def test_both_at_once_are_what_each_is_alone(chunk_tokens: int, kind: str) -> None:
+    torch.manual_seed(0)
+    n, d, v = SHAPES_NDV[-1]
+    head = make_head(kind, d, v, torch.bfloat16)
+    hidden_ND, reference_ND = torch.randn(2, n, d).bfloat16()
+    targets_N = torch.randint(v, (n,))
+    nll_N, kl_N = token_nll_and_kl(
+        hidden_ND, reference_ND, targets_N, head, chunk_tokens=chunk_tokens
+    )
+    assert torch.equal(nll_N, token_nll(hidden_ND, targets_N, head, chunk_tokens=chunk_tokens))
+    assert torch.equal(kl_N, token_kl(hidden_ND, reference_ND, head, chunk_tokens=chunk_tokens))
 
 
 def test_diverge_pushes_apart_inside_the_bound() -> None:

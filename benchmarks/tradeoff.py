@@ -1,8 +1,6 @@
 """`python -m benchmarks.tradeoff`: ways of unlearning on one base, forgetting against cost."""
 
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,18 +12,19 @@ from benchmarks.tradeoff_options import (
     reports_option,
     set_option,
 )
-from lora_sku.errors import UserError
-
-if TYPE_CHECKING:
-    from benchmarks.tradeoff_bench import Bench
-    from benchmarks.tradeoff_units import Unit
-    from benchmarks.unlearning_methods import UnlearningMethod
 
 
 @click.command()
 @data_option
 @click.option("--seeds", type=COUNT, default=3, show_default=True, help="Trainings of a method.")
-@click.option("--only", multiple=True, help="Run and report these methods only.")
+@click.option(
+    "--only",
+    multiple=True,
+    help="Run and report these methods only, some of which run when they are named alone.",
+)
+@click.option(
+    "--jobs", type=COUNT, default=1, show_default=True, help="Processes that share the units."
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="An earlier report's .json: its units are not computed again.",
 )
-@click.option("--force", is_flag=True, help="Compute the units again that --out has.")
+@click.option("--force", is_flag=True, help="Drop the units that --out has.")
 @click.option("--finished", is_flag=True, help="Compute nothing: report the units that are there.")
 @click.option("--transfer", is_flag=True, help="Try our adapter on int8 and unquantized.")
 @recipe_option
@@ -62,6 +61,7 @@ def main(
     data: Path,
     seeds: int,
     only: tuple[str, ...],
+    jobs: int,
     out: Path,
     known: tuple[Path, ...],
     force: bool,
@@ -81,13 +81,15 @@ def main(
     """Train every method, choose its strength within the same budget, and write a report."""
     from benchmarks.plots import require_matplotlib
     from benchmarks.quiet import quiet_libraries
+    from benchmarks.tradeoff_work import Order, compute, finished_units, share_cores, wanted_units
 
+    share_cores(jobs)
     quiet_libraries()
     from benchmarks.report import typed_command, write_report
-    from benchmarks.tradeoff_bench import Bench, Sizes
+    from benchmarks.tradeoff_bench import Sizes
     from benchmarks.tradeoff_table import make_report, plot
     from benchmarks.tradeoff_transfer import transfer as transferred
-    from benchmarks.unlearning_methods import unlearning_methods
+    from benchmarks.unlearning_methods import EXTRAS
     from lora_sku.recipe_file import load_recipe
     from lora_sku.sweep import Budget
 
@@ -95,8 +97,6 @@ def main(
     if force and finished:
         raise click.UsageError("--force computes everything, --finished nothing.")
     recipe = load_recipe(recipe_name, overrides)
-    methods = unlearning_methods(recipe.losses, prompts=prompts, responses=responses)
-    chosen = _chosen(methods, only)
     sizes = Sizes(
         steps,
         prompts,
@@ -106,9 +106,22 @@ def main(
         new_tokens,
         learning_rates or (recipe.training.learning_rate,),
     )
-    bench = Bench(recipe, data, sizes, out, known)
-    wanted = _wanted(bench, chosen, seeds, finished=finished)
-    units = list(_run(bench, chosen, wanted, force=force))
+    order = Order(recipe, data, sizes, out, known)
+    methods = order.methods()
+    refuse_unknown(only, methods, "method", "--only")
+    chosen = {
+        name: method
+        for name, method in methods.items()
+        if (name in only if only else finished or name not in EXTRAS)
+    }
+    bench = order.bench()
+    wanted = wanted_units(chosen, recipe.training.seed, seeds)
+    if finished:
+        wanted = finished_units(bench, wanted)
+    if force:
+        for unit in wanted:
+            bench.store.forget(*unit)
+    units = compute(order, bench, wanted, jobs=jobs)
     report = make_report(
         bench.base_scores,
         units,
@@ -120,62 +133,6 @@ def main(
         command=typed_command("benchmarks.tradeoff"),
     )
     click.echo(write_report(report, reports, lambda path: plot(path, bench.base_scores, units)))
-
-
-def _chosen(
-    methods: Mapping[str, "UnlearningMethod"], only: Sequence[str]
-) -> dict[str, "UnlearningMethod"]:
-    refuse_unknown(only, methods, "method", "--only")
-    return {name: method for name, method in methods.items() if not only or name in only}
-
-
-def _wanted(
-    bench: "Bench", methods: Mapping[str, "UnlearningMethod"], seeds: int, *, finished: bool
-) -> list[tuple[str, int]]:
-    """(method, seed) of all units, in the order of the methods; or of the finished ones."""
-    first = bench.recipe.training.seed
-    wanted = [
-        (name, first + number)
-        for name, method in methods.items()
-        for number in range(seeds if method.every_seed else 1)
-    ]
-    if finished:
-        wanted = [unit for unit in wanted if bench.store.read(*unit) is not None]
-        if not wanted:
-            raise UserError(
-                "no unit is finished here",
-                where=str(bench.store.folder),
-                remedy="Leave --finished out, or name the folder that has some by --out.",
-            )
-    return wanted
-
-
-def _run(
-    bench: "Bench",
-    methods: Mapping[str, "UnlearningMethod"],
-    wanted: Sequence[tuple[str, int]],
-    *,
-    force: bool,
-) -> Iterator["Unit"]:
-    """All wanted units in their order; those that are kept are read."""
-    open_units = [unit for unit in wanted if force or bench.store.read(*unit) is None]
-    click.echo(f"{len(open_units)} of {len(wanted)} units to compute", err=True)
-    computed = 0
-    for name, seed in wanted:
-        if (name, seed) in open_units:
-            unit = bench.run(name, methods[name], seed)
-            computed += 1
-            click.echo(_told(unit, len(open_units) - computed), err=True)
-        kept = bench.store.read(name, seed)
-        assert kept is not None, "it was just written"
-        yield kept
-
-
-def _told(unit: "Unit", left: int) -> str:
-    trial = unit.trial
-    found = f"strength {trial.strength:.3g}" if trial.strength is not None else str(trial.failed)
-    rest = f"; {left} more at this pace: {left * unit.seconds / 3600:.1f} h" if left else ""
-    return f"{unit.method} {unit.seed}: {found}, {unit.seconds:.0f} s{rest}"
 
 
 if __name__ == "__main__":

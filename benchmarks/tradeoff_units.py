@@ -175,6 +175,10 @@ class UnitStore:
         files = sorted((self.folder / "units").glob("*.json"))
         return [Unit.from_dict(_read(file)) for file in files]
 
+    def forget(self, method: str, seed: int) -> None:
+        """Let a unit be computed again."""
+        self._unit_file(method, seed).unlink(missing_ok=True)
+
     def write(self, unit: Unit) -> None:
         """Keep a finished unit."""
         write_json(self._unit_file(unit.method, unit.seed), unit.as_dict())

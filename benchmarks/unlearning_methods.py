@@ -21,6 +21,11 @@ RIVALS = (
     *("ga", "ga-mismatch", "ga-mismatch-kl", "npo", "npo-by-answer", "npo-kl"),
     *("task-vector", "sku-published"),
 )
+# Run only where they are named: some take long, some have told nothing that others do not.
+EXTRAS = (
+    *("sku-random-a", "sku-projected", "sku-k10"),
+    *("ga-mismatch-kl", "npo-by-answer", "npo-kl"),
+)
 NPO_BETA = 0.1
 RANK = 16  # of a method's LoRA, unless it reads discriminants alone
 # Of refusals beside the harmful answers, whose weight is the recipe's.

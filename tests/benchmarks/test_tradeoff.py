@@ -6,35 +6,19 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tradeoff_tools import write_data_folder
+from tradeoff_tools import smallest_words
 
 from benchmarks import tradeoff
 from lora_sku.acquisition import Acquisition, OnStep, StepRecord
 from lora_sku.errors import UserError
 from lora_sku.recipe import Recipe
-from lora_sku.recipe_file import dump_recipe
 
 SEED = 8888
 
 
 @pytest.fixture
 def words(recipe: Recipe, tmp_path: Path) -> list[str]:
-    """The command's smallest sizes, two methods, one seed."""
-    file = tmp_path / "recipe.yaml"
-    file.write_text(dump_recipe(recipe))
-    options = {
-        "--recipe": file,
-        "--data": write_data_folder(tmp_path / "pku"),
-        "--out": tmp_path / "out",
-        "--reports": tmp_path / "reports",
-        "--seeds": 1,
-        "--steps": 2,
-        "--responses": 2,
-        "--validation-prompts": 1,
-        "--unseen-prompts": 3,
-        "--new-tokens": 3,
-    }
-    return [str(word) for option in options.items() for word in option]
+    return smallest_words(recipe, tmp_path)
 
 
 def invoke(words: list[str], *more: str) -> Any:

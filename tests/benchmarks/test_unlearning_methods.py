@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.unlearning_methods import (
     DISCRIMINANTS,
+    EXTRAS,
     OURS,
     PLAIN,
     RIVALS,
@@ -51,7 +52,8 @@ def test_a_step_has_as_many_answers_for_every_method(name: str) -> None:
 
 
 def test_rivals_ours_and_plain_negation_are_methods() -> None:
-    assert {*RIVALS, OURS, PLAIN} <= METHODS.keys()
+    assert {*RIVALS, *EXTRAS, OURS, PLAIN} <= METHODS.keys()
+    assert not any(METHODS[name].every_seed for name in EXTRAS)
     ours = METHODS[OURS].losses
     assert ours.refusal_suppression is not None
     assert ours.model_copy(update={"refusal_suppression": None}) == METHODS[PLAIN].losses

@@ -9,6 +9,8 @@ from tiny import FORGET, RETAIN
 from benchmarks.tradeoff_data import NORMAL, TEST, TRAIN
 from benchmarks.tradeoff_scores import AnswerCounts, Scores
 from benchmarks.tradeoff_units import Trial, Unit
+from lora_sku.recipe import Recipe
+from lora_sku.recipe_file import dump_recipe
 
 BASE = Scores(
     forget_nll=2.0,
@@ -80,3 +82,22 @@ def write_data_folder(folder: Path) -> Path:
         for prompt, answers in RETAIN.items():
             writer.writerow([prompt, answers[0], answers[0], "No."])
     return folder
+
+
+def smallest_words(recipe: Recipe, folder: Path) -> list[str]:
+    """The command's smallest sizes, with one seed; all that it writes goes into the folder."""
+    file = folder / "recipe.yaml"
+    file.write_text(dump_recipe(recipe))
+    options = {
+        "--recipe": file,
+        "--data": write_data_folder(folder / "pku"),
+        "--out": folder / "out",
+        "--reports": folder / "reports",
+        "--seeds": 1,
+        "--steps": 2,
+        "--responses": 2,
+        "--validation-prompts": 1,
+        "--unseen-prompts": 3,
+        "--new-tokens": 3,
+    }
+    return [str(word) for option in options.items() for word in option]

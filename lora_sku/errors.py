@@ -4,6 +4,9 @@ Everything below `UserError` is caught once, by the command line, and shown as o
 with exit code 2. What cannot happen is an ``assert``, never one of these.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """A mistake or an obstacle outside the program: what is wrong, where, and what to do.
@@ -27,6 +30,16 @@ class UserError(Exception):
         stop = "" if self.problem.endswith((".", "?", "!")) else "."
         remedy = f" {self.remedy}" if self.remedy else ""
         return f"{place}{self.problem}{stop}{remedy}"
+
+
+@contextmanager
+def at_key(key: str) -> Iterator[None]:
+    """Name the recipe's key before the place of whatever goes wrong inside."""
+    try:
+        yield
+    except UserError as error:
+        error.where = f"{key}: {error.where}" if error.where else key
+        raise
 
 
 class RecipeError(UserError):

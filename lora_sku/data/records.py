@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from lora_sku.errors import DataError
+from lora_sku.errors import DataError, at_key
 from lora_sku.recipe import SourceSection
 from lora_sku.sources import locate
 
@@ -46,8 +46,12 @@ class BadRecord:
 RecordStream = Iterator[Record | BadRecord]
 
 
-def read_records(section: SourceSection) -> RecordStream:
+def read_records(section: SourceSection, key: str) -> RecordStream:
     """Read a data set record by record.
+
+    Args:
+        section: Where it is.
+        key: Where the recipe has the section.
 
     Yields:
         A `Record`, or a `BadRecord` where parsing failed; both in the order of the source.
@@ -56,7 +60,8 @@ def read_records(section: SourceSection) -> RecordStream:
         SourceError: the source does not exist or cannot be reached.
         DataError: it is no data set, or has no such configuration or split.
     """
-    located = locate(section.path, kind="dataset", revision=section.revision)
+    with at_key(f"{key}.path"):
+        located = locate(section.path, kind="dataset", revision=section.revision)
     if located.path.is_dir():
         yield from _read_folder(located.path, section)
         return

@@ -75,7 +75,7 @@ def load_rows(section: SourceSection, side: Side, key: str | None = None) -> Loa
     answers_by_prompt: dict[str, dict[str, None]] = {}
     skipped: list[str] = []
     duplicates = records = 0
-    for outcome in _read_pairs(section, side):
+    for outcome in _read_pairs(section, side, key):
         records += 1
         if isinstance(outcome, BadRecord):
             if section.on_bad_record == "fail":
@@ -108,9 +108,9 @@ def _check_columns(section: SourceSection, key: str) -> None:
         )
 
 
-def _read_pairs(section: SourceSection, side: Side) -> Iterator[list[Pair] | BadRecord]:
+def _read_pairs(section: SourceSection, side: Side, key: str) -> Iterator[list[Pair] | BadRecord]:
     to_pairs = FORMATS[section.format]
-    for record in read_records(section):
+    for record in read_records(section, key):
         if isinstance(record, Record):
             try:
                 yield to_pairs(rename_columns(record.fields, section.columns), side)

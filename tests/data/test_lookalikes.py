@@ -92,5 +92,6 @@ def test_a_bad_record_is_told_by_its_own_key(section, write_jsonl) -> None:
 
 def test_a_set_that_is_not_there_is_told(section, tmp_path: Path) -> None:
     gone = SourceSection(path=str(tmp_path / "gone.jsonl"), format="prompt-response")
-    with pytest.raises(SourceError, match="no such file"):
+    with pytest.raises(SourceError, match="no such file") as caught:
         load_lookalikes(gone, load_data(section, None), None)
+    assert caught.value.where == f"evaluation.lookalikes.path: {gone.path}"

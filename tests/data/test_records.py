@@ -11,7 +11,8 @@ from lora_sku.recipe import SourceSection
 
 
 def read(path: Path, **keys):
-    return list(read_records(SourceSection(path=str(path), format="prompt-response", **keys)))
+    section = SourceSection(path=str(path), format="prompt-response", **keys)
+    return list(read_records(section, "data.forget"))
 
 
 def test_jsonl_records_carry_their_line_past_blank_lines_and_a_bom(tmp_path):

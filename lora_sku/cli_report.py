@@ -39,13 +39,15 @@ def compare(folders: tuple[Path, ...], output: Path, overwrite: bool) -> None:
     from lora_sku.console import print_table
     from lora_sku.report import compare_runs, write_comparison
 
-    refuse_existing(output, overwrite=overwrite)
     comparison = compare_runs(folders)
+    refuse_existing(output, overwrite=overwrite)
     write_comparison(comparison, output)
     # Folder names and settings are the user's: neither markup nor a terminal's commands.
     header = ("", *map(_plain, comparison.names))
     for title, rows in comparison.tables():
         print_table(title, header, [tuple(map(_plain, row)) for row in rows])
+    if not comparison.settings:
+        click.echo("No setting differs.")
     for warning in comparison.warnings:
         click.echo(f"Note: {warning}")
     click.echo(f"Comparison: {output}")

@@ -49,3 +49,18 @@ def test_compare_prints_a_table_and_writes_a_page(folder: Path, tmp_path: Path) 
     assert "Gain on unseen harmful answers" in out
     assert target.is_file()
     assert call("compare", folder, other, "--output", target)[0] == 2
+    assert "No setting differs" not in out
+
+
+def test_compare_says_that_nothing_differs(folder: Path, tmp_path: Path) -> None:
+    target = tmp_path / "compare.html"
+    code, out, _ = call("compare", folder, folder, "--output", target)
+    assert code == 0
+    assert "No setting differs" in out
+
+
+def test_compare_looks_at_its_runs_before_its_output(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "compare.html").touch()
+    code, _, err = call("compare", folder, "--output", tmp_path / "compare.html")
+    assert code == 2
+    assert "nothing to compare" in err

@@ -23,7 +23,7 @@ RIVALS = (
 )
 # Run only where they are named: some take long, some have told nothing that others do not.
 EXTRAS = (
-    *("sku-random-a", "sku-projected", "sku-k10"),
+    *("sku-selective", "sku-random-a", "sku-projected", "sku-k10"),
     *("ga-mismatch-kl", "npo-by-answer", "npo-kl"),
 )
 NPO_BETA = 0.1

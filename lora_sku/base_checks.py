@@ -11,7 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from lora_sku.attention import run_decoder, use_packed_attention
 from lora_sku.data import Encoded, collate, pack
 from lora_sku.errors import ModelError
-from lora_sku.losses import Head
+from lora_sku.head import Head
 
 # Of a hidden state's length, where it differs most. In bf16 two kernels that are equally near the
 # fp32 states differ by up to 6 % (30 layers of SmolLM2); a layout or positions that are not heeded

@@ -39,9 +39,10 @@ from torch import Tensor
 from lora_sku.data import Batch, Encoded, Pair
 from lora_sku.errors import AdapterError, TrainingError
 from lora_sku.gradients import AnswerGradients, Pieces
+from lora_sku.head import Head
 from lora_sku.heap import release_free_memory
 from lora_sku.kronecker import Kronecker, OutputSample
-from lora_sku.losses import Head, drawn_targets, token_nll
+from lora_sku.losses import drawn_targets, token_nll
 from lora_sku.projection import sample_groups
 
 

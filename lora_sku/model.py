@@ -32,10 +32,10 @@ from lora_sku.data import Batch, Layout
 from lora_sku.devices import choose_compute_dtype, choose_device
 from lora_sku.errors import AdapterError, ModelError
 from lora_sku.gguf_base import unpack_gguf
+from lora_sku.head import Head
 from lora_sku.heap import release_as_it_grows
 from lora_sku.int8_linear import keep_no_int8_inputs
 from lora_sku.lora_forward import use_lean_forward
-from lora_sku.losses import Head
 from lora_sku.recipe import AdapterSection, BaseModelSection, Quantization
 from lora_sku.sources import Located, locate
 

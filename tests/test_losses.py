@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lora_sku.head import Head
 from lora_sku.losses import (
-    Head,
     drawn_targets,
     guided_distortion,
     preservation_divergence,

@@ -22,7 +22,8 @@ from benchmarks.clock import OPTIMIZER, REFERENCE, Clock
 from benchmarks.setup import Setup, update
 from lora_sku.base_checks import output_head
 from lora_sku.data import Encoder, Pair, StepDraw
-from lora_sku.losses import CHUNK_TOKENS, Head
+from lora_sku.head import Head
+from lora_sku.losses import CHUNK_TOKENS
 from lora_sku.optimization import make_optimizer
 from lora_sku.step import StepLosses
 

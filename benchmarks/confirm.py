@@ -60,9 +60,9 @@ def main(
     --recipe and --set as benchmarks.tradeoff was given them.
     """
     from benchmarks.plots import require_matplotlib
-    from benchmarks.quiet import quiet_libraries
+    from lora_sku.quiet import quiet_models
 
-    quiet_libraries()
+    quiet_models()
     from benchmarks.report import typed_command, write_report
     from benchmarks.tradeoff_confirmation import Confirmation, with_multiples
     from benchmarks.tradeoff_table import make_report, plot

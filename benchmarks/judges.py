@@ -35,10 +35,10 @@ def main(
     """Judge the labelled completions offline and print where each judge is wrong."""
     from benchmarks.judges_table import confusion, facts, mistakes
     from benchmarks.labelled import read_labelled
-    from benchmarks.quiet import quiet_libraries
+    from lora_sku.quiet import quiet_models
     from lora_sku.recipe_file import load_recipe
 
-    quiet_libraries()
+    quiet_models()
     recipe = load_recipe(recipe_name, overrides)
     rows = read_labelled(labelled)
     for title, judge in _judges(recipe, embedding_model):

@@ -57,9 +57,9 @@ def main(
 
     By default a forget prompt with its answers, 64 + 6 x 160 tokens, is 1,024 tokens in flight.
     """
-    from benchmarks.quiet import quiet_libraries
+    from lora_sku.quiet import quiet_models
 
-    quiet_libraries()
+    quiet_models()
     if cell is not None:
         from benchmarks.cell import Cell, limit_memory, measure
 

@@ -19,9 +19,9 @@ from lora_sku.errors import UserError
 @click.option("--reports", type=click.Path(path_type=Path), default=REPORTS, show_default=False)
 def main(measured: tuple[Path, ...], reports: Path) -> None:
     """Plan every cell that was measured, what others published, and models up to 70B."""
-    from benchmarks.quiet import quiet_libraries
+    from lora_sku.quiet import quiet_models
 
-    quiet_libraries()
+    quiet_models()
     from benchmarks.planner_table import make_report, measured_rows, plot, published_rows
     from benchmarks.plots import require_matplotlib
     from benchmarks.report import require_folder, typed_command, write_report

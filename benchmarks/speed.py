@@ -46,9 +46,9 @@ def main(
     reports: Path,
 ) -> None:
     """Time both methods turn by turn on the same pairs, and write a report."""
-    from benchmarks.quiet import quiet_libraries
+    from lora_sku.quiet import quiet_models
 
-    quiet_libraries()  # bitsandbytes gives its advice when it is imported
+    quiet_models()  # bitsandbytes gives its advice when it is imported
     from benchmarks import speed_runs
     from benchmarks.plots import require_matplotlib
     from benchmarks.report import require_folder, typed_command, write_report

@@ -80,11 +80,11 @@ def main(
 ) -> None:
     """Train every method, choose its strength within the same budget, and write a report."""
     from benchmarks.plots import require_matplotlib
-    from benchmarks.quiet import quiet_libraries
     from benchmarks.tradeoff_work import Order, compute, finished_units, share_cores, wanted_units
+    from lora_sku.quiet import quiet_models
 
     share_cores(jobs)
-    quiet_libraries()
+    quiet_models()
     from benchmarks.report import typed_command, write_report
     from benchmarks.tradeoff_bench import Sizes
     from benchmarks.tradeoff_table import make_report, plot

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import click
 
 from benchmarks.command import run_told
-from benchmarks.quiet import quiet_libraries
 from lora_sku.errors import UserError
+from lora_sku.quiet import quiet_models
 from lora_sku.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def _helpers(count: int, order: Order, wanted: Wanted) -> Iterator[None]:
 
 def _help(order: Order, wanted: Wanted) -> None:
     def helped() -> None:
-        quiet_libraries()
+        quiet_models()
         _compute_free(order, order.bench(), wanted, wait=False)
 
     run_told(helped)

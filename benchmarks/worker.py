@@ -3,10 +3,10 @@
 import pickle
 from multiprocessing.connection import Connection
 
-from benchmarks.quiet import quiet_libraries
+from lora_sku.quiet import quiet_models
 
 
 def serve(parent: Connection, pickled: bytes) -> None:
     """Call what ``pickled`` holds with the connection; unpickling it loads its modules."""
-    quiet_libraries()
+    quiet_models()
     pickle.loads(pickled)(parent)

@@ -26,7 +26,7 @@ from lora_sku.cli_options import (
 from lora_sku.cli_recipes import recipes
 from lora_sku.cli_report import compare, report
 from lora_sku.errors import UserError
-from lora_sku.quiet import quiet_libraries, quiet_transformers
+from lora_sku.quiet import quiet_libraries, quiet_models
 from lora_sku.threads import wait_briefly
 
 
@@ -286,7 +286,7 @@ def plan(
         from lora_sku.recipe_file import load_recipe
 
         recipe = load_recipe(recipe_name, overrides)
-        quiet_transformers()  # reading data sets is not needed here, and loading that takes time
+        quiet_models()  # reading data sets is not needed here, and loading that takes time
         from lora_sku.planning import forecast
         from lora_sku.planning.table import print_forecast
 

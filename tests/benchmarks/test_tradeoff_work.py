@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -59,6 +61,14 @@ def test_cores_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "5")  # the user's own
     share_cores(2)
     assert os.environ["OMP_NUM_THREADS"] == "5"
+
+
+def test_nothing_loads_torch_before_cores_are_shared() -> None:
+    asked = (
+        "import sys, benchmarks.tradeoff, benchmarks.tradeoff_work; print('torch' in sys.modules)"
+    )
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
 
 
 def test_a_helper_computes_what_this_process_does_not(

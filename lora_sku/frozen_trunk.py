@@ -1,8 +1,8 @@
 """The layers below the first one with an adapter: whatever the adapter is, they compute the same.
 
 Where the same texts go through the model under one adapter after another, what leaves those layers
-is kept after the first pass, and later passes begin there: with the upper two thirds adapted a pass
-takes two thirds of the time, and gives the same numbers to the last bit.
+is kept after the first pass, and later passes begin there: with the upper two thirds adapted they
+leave out a third of the layers, and give the same numbers to the last bit.
 
 Shape suffixes: B rows, T tokens of a row, D hidden size.
 """

@@ -14,9 +14,10 @@ from pydoc_data.topics import topics
 
 from lora_sku.data import Encoder, Row, Splits, load_rows, screen, split_by_prompt
 from lora_sku.data.rows import normalised
-from lora_sku.errors import DataError
+from lora_sku.errors import DataError, SourceError
 from lora_sku.metrics import words
 from lora_sku.recipe import DataFormat, SourceSection
+from lora_sku.sources import PACKAGE_SCHEME
 
 TRAIN, TEST, NORMAL = "pku_saferlhf_train.jsonl", "pku_saferlhf_test.jsonl", "TruthfulQA.csv"
 EVERYDAY = "package://lora_sku/demo/retain.jsonl"
@@ -111,6 +112,12 @@ def load_tradeoff_data(folder: Path, encoder: Encoder) -> TradeoffData:
     """
 
     def rows(path: str, kind: DataFormat, side: str) -> tuple[Row, ...]:
+        if not (path.startswith(PACKAGE_SCHEME) or Path(path).is_file()):
+            raise SourceError(
+                "no such file",
+                where=path,
+                remedy=f"--data names the folder that holds {TRAIN}, {TEST} and {NORMAL}.",
+            )
         section = SourceSection(path=path, format=kind, on_bad_record="skip")
         loaded = load_rows(section, "forget" if side == "forget" else "retain")
         return screen(loaded.rows, encoder, "skip").rows

@@ -104,7 +104,7 @@ def compute(order: Order, bench: "Bench", wanted: Wanted, *, jobs: int) -> list[
         wanted: Units.
         jobs: Processes, this one among them.
     """
-    missing = sum(bench.store.read(*unit) is None for unit in wanted)
+    missing = _missing(bench, wanted)
     click.echo(f"{missing} of {len(wanted)} units to compute", err=True)
     with _helpers(min(jobs, missing) - 1, order, wanted):
         _compute_free(order, bench, wanted, wait=False)
@@ -118,7 +118,8 @@ def _compute_free(order: Order, bench: "Bench", wanted: Wanted, *, wait: bool) -
     for name, seed in wanted:
         with claim(bench.store.folder, name, seed, wait=wait) as is_ours:
             if is_ours and bench.store.read(name, seed) is None:
-                click.echo(_told(bench.run(name, methods[name], seed)), err=True)
+                unit = bench.run(name, methods[name], seed)
+                click.echo(f"{_told(unit)}; {_missing(bench, wanted)} left", err=True)
 
 
 @contextmanager
@@ -159,6 +160,10 @@ def _help(order: Order, wanted: Wanted) -> None:
         _compute_free(order, order.bench(), wanted, wait=False)
 
     run_told(helped)
+
+
+def _missing(bench: "Bench", wanted: Wanted) -> int:
+    return sum(bench.store.read(*unit) is None for unit in wanted)
 
 
 def _kept(bench: "Bench", method: str, seed: int) -> "Unit":

@@ -158,10 +158,8 @@ class _Evaluator:
                 base_ND = self._model.answer_states(batch)
             unlearned_ND = self._model.answer_states(batch)
             base_nll_N = token_nll(base_ND, batch.targets, head)
-            unlearned = token_nll_and_kl(unlearned_ND, base_ND, batch.targets, head)
-            sums += (
-                torch.stack([values.sum() for values in (base_nll_N, *unlearned)]).double().cpu()
-            )
+            nll_N, kl_N = token_nll_and_kl(unlearned_ND, base_ND, batch.targets, head)
+            sums += torch.stack([base_nll_N.sum(), nll_N.sum(), kl_N.sum()]).double().cpu()
             tokens += len(batch.targets)
             done += len(batch.input_ids)
             self._on_progress(f"likelihood of {name}", done, len(pairs))

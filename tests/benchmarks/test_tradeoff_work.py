@@ -17,6 +17,7 @@ from benchmarks import tradeoff
 from benchmarks.tradeoff_bench import Bench
 from benchmarks.tradeoff_work import claim, share_cores, wanted_units
 from benchmarks.unlearning_methods import OURS, unlearning_methods
+from lora_sku.errors import SourceError
 from lora_sku.recipe import LossesSection, Recipe
 
 SEED = 8888
@@ -96,6 +97,17 @@ def test_a_helper_computes_what_this_process_does_not(
     assert all(unit["scores"] for unit in raw["units"])
 
 
+def test_a_file_that_is_missing_is_told_before_anything_is_computed(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    words = smallest_words(recipe, tmp_path)
+    gone = tmp_path / "pku" / "TruthfulQA.csv"
+    gone.unlink()
+    with pytest.raises(SourceError, match="--data names the folder") as caught:
+        CliRunner().invoke(tradeoff.main, words, catch_exceptions=False)
+    assert caught.value.where == str(gone)
+
+
 def test_what_a_helper_leaves_is_computed_here(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,4 +127,6 @@ def test_what_a_helper_leaves_is_computed_here(
     both = ("--only", "ga", "--only", "npo")
     done = CliRunner().invoke(tradeoff.main, [*words, *both], catch_exceptions=False)
     assert order == ["npo", "ga"]
+    assert "2 of 2 units to compute" in done.stderr
+    assert "; 1 left" in done.stderr
     assert done.exit_code == 0

@@ -38,7 +38,9 @@ from benchmarks.tradeoff_options import (
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="An earlier report's .json: its units are not computed again.",
 )
-@click.option("--force", is_flag=True, help="Drop the units that --out has.")
+@click.option(
+    "--force", is_flag=True, help="Drop the wanted units that --out has, and compute them again."
+)
 @click.option("--finished", is_flag=True, help="Compute nothing: report the units that are there.")
 @click.option("--transfer", is_flag=True, help="Try our adapter on int8 and unquantized.")
 @recipe_option

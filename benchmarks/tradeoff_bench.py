@@ -19,7 +19,8 @@ from benchmarks.tradeoff_data import TradeoffData, load_tradeoff_data
 from benchmarks.tradeoff_scores import Rulers, Scores
 from benchmarks.tradeoff_sets import normal_sets, reported
 from benchmarks.tradeoff_training import Stage1
-from benchmarks.tradeoff_units import Trial, Unit, UnitStore
+from benchmarks.tradeoff_unit import Trial, Unit
+from benchmarks.tradeoff_units import UnitStore
 from benchmarks.unlearning_methods import RANK, UnlearningMethod
 from lora_sku.adapters import read_lora, save_acquired, write_lora
 from lora_sku.candidates import Candidates, candidates
@@ -142,7 +143,10 @@ class Bench:
             scores = self.rulers.score(answers)
             _save(self.model, self.store.adapter(name, seed))
         seconds = time.perf_counter() - began
-        unit = Unit(name, seed, seconds, tuple(trials), best and best[0], scores, answers)
+        unit = Unit(
+            *(name, seed, seconds, tuple(trials), best and best[0], scores, answers),
+            definition=method.definition(),
+        )
         self.store.write(unit)
         for rate in rates:
             shutil.rmtree(self.store.training(name, seed, rate), ignore_errors=True)

@@ -8,14 +8,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.tradeoff_bench import Sizes, bench_settings
 from benchmarks.tradeoff_data import load_tradeoff_data
 from benchmarks.tradeoff_scores import Rulers, Scores
-from benchmarks.tradeoff_units import Unit, UnitStore, read_settings
+from benchmarks.tradeoff_unit import Unit
+from benchmarks.tradeoff_units import UnitStore, read_settings
 from benchmarks.unlearning_methods import UnlearningMethod
 from lora_sku.errors import UserError
 from lora_sku.model import AdaptedModel, load_base
@@ -88,10 +88,16 @@ class Confirmation:
             )
         return units
 
-    def wanted(self, methods: Mapping[str, Any]) -> list[Unit]:
-        """The kept units of these methods, in the methods' order."""
+    def wanted(self, methods: Mapping[str, UnlearningMethod]) -> list[Unit]:
+        """The kept units of these methods, in the methods' order.
+
+        Raises:
+            UserError: if one was computed by another definition of its method.
+        """
         order = list(methods)
         units = [unit for unit in self._kept() if unit.method in methods]
+        for unit in units:
+            unit.refuse_other(methods[unit.method].definition(), self.source.folder)
         return sorted(units, key=lambda unit: (order.index(unit.method), unit.seed))
 
     def score(self, unit: Unit, multiple: float = 1.0) -> Unit:
@@ -103,7 +109,7 @@ class Confirmation:
         """
         name = scaled_name(unit.method, multiple)
         known = self.store.read(name, unit.seed)
-        if known is not None:
+        if known is not None and known.trials == unit.trials:  # else it was computed again
             return known
         began = time.perf_counter()
         self._carry(unit, multiple)

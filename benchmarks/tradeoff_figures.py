@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from benchmarks.tradeoff_scores import AnswerCounts, Scores
-from benchmarks.tradeoff_units import Unit
+from benchmarks.tradeoff_unit import Unit
 from lora_sku.metrics import wilson_interval
 
 

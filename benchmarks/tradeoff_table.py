@@ -12,7 +12,7 @@ from benchmarks.tradeoff_bootstrap import DRAWS, Fall, fall_by_prompt, mean_fall
 from benchmarks.tradeoff_figures import MethodFigures, figures, share_of
 from benchmarks.tradeoff_scores import Scores
 from benchmarks.tradeoff_targets import targets
-from benchmarks.tradeoff_units import Unit
+from benchmarks.tradeoff_unit import Unit
 from benchmarks.unlearning_methods import OURS, RIVALS, UnlearningMethod
 from lora_sku.metrics import wilson_interval
 from lora_sku.sweep import Budget

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.tradeoff_bench import Bench
 from benchmarks.tradeoff_figures import figures
-from benchmarks.tradeoff_units import Unit
+from benchmarks.tradeoff_unit import Unit
 from benchmarks.unlearning_methods import OURS
 from lora_sku.errors import UserError
 from lora_sku.likelihood import AnswerScorer

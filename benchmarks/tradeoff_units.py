@@ -1,88 +1,15 @@
 """What is kept of a trade-off benchmark, so that a killed one goes on: a JSON file a unit."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from benchmarks.tradeoff_scores import Answers, Rulers, Scores
+from benchmarks.tradeoff_unit import Unit
 from lora_sku.errors import UserError
 from lora_sku.storage import write_json
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training of a unit and what the sweep made of it.
-
-    Attributes:
-        learning_rate: Of the training.
-        train_seconds: All steps.
-        answer_tokens: Supervised tokens of all steps.
-        failed: Why there is no adapter within the budget; None if there is one.
-        strength: Chosen multiple of the method's own delta; None after a failure.
-        mu: Chosen, of the projection; None without one.
-        validation_nll: Of harmful answers at that choice, nats per token.
-        points: All that the sweep measured.
-    """
-
-    learning_rate: float
-    train_seconds: float
-    answer_tokens: int
-    failed: str | None = None
-    strength: float | None = None
-    mu: float | None = None
-    validation_nll: float | None = None
-    points: Sequence[Mapping[str, float | None]] = ()
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One method with one seed.
-
-    Attributes:
-        method: Its name.
-        seed: Of the adapter and of the draws.
-        seconds: All of it.
-        trials: One a learning rate.
-        chosen: Index of the trial that forgets most on validation; None if all failed.
-        scores: The chosen adapter's; None if all failed.
-        answers: What it said.
-    """
-
-    method: str
-    seed: int
-    seconds: float
-    trials: tuple[Trial, ...]
-    chosen: int | None = None
-    scores: Scores | None = None
-    answers: Answers | None = field(default=None, repr=False)
-
-    @property
-    def trial(self) -> Trial:
-        """The chosen one, or the last that failed."""
-        return self.trials[-1 if self.chosen is None else self.chosen]
-
-    @classmethod
-    def from_dict(cls, kept: dict[str, Any]) -> Self:
-        """What `as_dict` gave."""
-        scores, answers = kept["scores"], kept["answers"]
-        return cls(
-            **kept
-            | {
-                "trials": tuple(Trial(**trial) for trial in kept["trials"]),
-                "scores": scores and Scores.from_dict(scores),
-                "answers": answers and Answers.from_dict(answers),
-            }
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    def without_answers(self) -> "Unit":
-        """For a report: what a model says to harmful prompts is not published."""
-        return replace(self, answers=None)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from lora_sku.recipe import Recipe
 
 if TYPE_CHECKING:
     from benchmarks.tradeoff_bench import Bench, Sizes
-    from benchmarks.tradeoff_units import Unit
+    from benchmarks.tradeoff_unit import Unit
     from benchmarks.unlearning_methods import UnlearningMethod
 
 Wanted = Sequence[tuple[str, int]]
@@ -103,7 +103,14 @@ def compute(order: Order, bench: "Bench", wanted: Wanted, *, jobs: int) -> list[
         bench: This process's own.
         wanted: Units.
         jobs: Processes, this one among them.
+
+    Raises:
+        UserError: if one was computed by another definition of its method.
     """
+    methods = order.methods()
+    for name, seed in wanted:
+        if kept := bench.store.read(name, seed):
+            kept.refuse_other(methods[name].definition(), bench.store.folder)
     missing = _missing(bench, wanted)
     click.echo(f"{missing} of {len(wanted)} units to compute", err=True)
     with _helpers(min(jobs, missing) - 1, order, wanted):

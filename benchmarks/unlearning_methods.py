@@ -6,8 +6,9 @@ random answers for a prompt are more prompts elsewhere. What KL to theta_o weigh
 the variants take the weight that the recipe chose for SKU.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from benchmarks.unlearning_objectives import AnswerTerm, Objective, harmful, mismatched, normal
@@ -28,8 +29,9 @@ EXTRAS = (
 )
 NPO_BETA = 0.1
 RANK = 16  # of a method's LoRA, unless it reads discriminants alone
-# Of refusals beside the harmful answers, whose weight is the recipe's.
-REFUSALS = 1.0
+# What ours learns not to say, beside the harmful answers, whose weight is the recipe's: a refusal
+# that begins as this model's own small talk does, chosen on validation (docs/tradeoff.md).
+REFUSALS = {"weight": 1.0, "answers": ["I'm sorry for any confusion, but I can't help with that."]}
 DISCRIMINANTS = SubspaceSection(discriminants=DiscriminantsSection(prompts=512))
 SELECTIVE = SubspaceSection(discriminants=None)
 
@@ -64,6 +66,19 @@ class UnlearningMethod:
     projected: bool = False
     every_seed: bool = True
 
+    def definition(self) -> dict[str, Any]:
+        """All that its figures depend on beside the benchmark's settings, as JSON gives it back."""
+        subspace = self.subspace and self.subspace.model_dump()
+        objective = self.objective and self.objective.as_dict()
+        parts = {
+            part.name: getattr(self, part.name)
+            for part in fields(self)
+            if part.name not in ("meaning", "every_seed")
+        }
+        plain = {"losses": self.losses.model_dump(), "subspace": subspace, "objective": objective}
+        told: dict[str, Any] = json.loads(json.dumps(parts | plain))
+        return told
+
 
 def unlearning_methods(
     tuned: LossesSection, *, prompts: int, responses: int
@@ -85,7 +100,7 @@ def unlearning_methods(
         }
     )
 
-    refusing = _changed(sku, refusal_suppression={"weight": REFUSALS})
+    refusing = _changed(sku, refusal_suppression=REFUSALS)
 
     def rival(meaning: str, objective: Objective, kinds: int, **keys: Any) -> UnlearningMethod:
         """``kinds``: how many kinds of answers share those of a step."""
@@ -106,8 +121,7 @@ def unlearning_methods(
     once = {"every_seed": False}
     ours = UnlearningMethod(
         f"{PLAIN} with adapter.subspace (discriminants alone, rank {STRETCHES}),"
-        " training.natural_step, negation.balance and losses.refusal_suppression (weight"
-        f" {REFUSALS:g})",
+        " training.natural_step, negation.balance and losses.refusal_suppression",
         *(True, refusing, prompts),
         subspace=DISCRIMINANTS,
         rank=STRETCHES,

@@ -7,8 +7,9 @@ term is back-propagated on its own, through the project's chunked losses.
 Shape suffixes: N answer tokens of a batch, A answers of a batch.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -19,7 +20,15 @@ from lora_sku.model import AdaptedModel
 from lora_sku.reference_states import ReferenceStates
 from lora_sku.step import Backward, StepLosses, micro_batches
 
-PairsOf = Callable[[StepDraw], Sequence[Pair]]
+
+class PairsOf(Protocol):
+    """Which pairs of a draw."""
+
+    __name__: str
+
+    def __call__(self, draw: StepDraw, /) -> Sequence[Pair]:
+        """The pairs."""
+        ...
 
 
 def harmful(draw: StepDraw) -> Sequence[Pair]:
@@ -69,6 +78,11 @@ class Objective:
 
     answers: tuple[AnswerTerm, ...]
     preserve: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; which pairs a term has is told by name."""
+        terms = [asdict(term) | {"pairs": term.pairs.__name__} for term in self.answers]
+        return {"answers": terms, "preserve": self.preserve}
 
 
 class ObjectiveGradients:

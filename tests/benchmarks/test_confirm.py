@@ -1,6 +1,7 @@
 """A finished benchmark's adapters on other prompts: as they are, and on those alone."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,28 @@ def test_what_is_scored_is_not_scored_again(
     monkeypatch.setattr(tradeoff_scores.Rulers, "score", counted)
     assert run(confirm.main, options).exit_code == 0
     assert len(scored) == 1
+
+    file = tmp_path / "confirmed" / "units" / "sku-retain-aware-8888.json"
+    unit = json.loads(file.read_text(encoding="utf-8"))
+    unit["trials"][0]["strength"] *= 2  # as if the benchmark had computed it again since
+    file.write_text(json.dumps(unit), encoding="utf-8")
+    run(confirm.main, options, "--only", "sku-retain-aware")
+    assert len(scored) == 2
+
+
+def test_adapters_of_a_method_that_has_changed_since_are_refused(
+    common: dict[str, object], benchmark: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "benchmark"
+    shutil.copytree(benchmark, source)
+    file = source / "units" / f"{METHODS[0]}-8888.json"
+    unit = json.loads(file.read_text(encoding="utf-8"))
+    unit["definition"]["rank"] += 1
+    file.write_text(json.dumps(unit), encoding="utf-8")
+    options = common | {"--of": source, "--out": tmp_path / "confirmed"}
+    with pytest.raises(UserError, match="definition of this method: rank"):
+        run(confirm.main, options)
+    assert run(confirm.main, options | {"--only": METHODS[1]}).exit_code == 0
 
 
 def test_other_strengths_are_rows_of_their_own(

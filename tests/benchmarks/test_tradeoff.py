@@ -79,6 +79,26 @@ def test_what_is_finished_can_be_reported_before_the_rest(words: list[str]) -> N
     assert invoke(words, "--finished", "--force").exit_code == 2
 
 
+def test_units_of_a_method_that_has_changed_since_are_refused(
+    words: list[str], tmp_path: Path
+) -> None:
+    only = ("--only", "npo")
+    invoke(words, *only)
+    file = tmp_path / "out" / "units" / f"npo-{SEED}.json"
+    unit = json.loads(file.read_text(encoding="utf-8"))
+    assert unit["definition"]["objective"]["answers"][0]["pairs"] == "harmful"
+    unit["definition"]["objective"]["preserve"] = 3.0
+    file.write_text(json.dumps(unit), encoding="utf-8")
+    for more in ((), ("--finished",)):
+        with pytest.raises(UserError, match="definition of this method: objective"):
+            invoke(words, *only, *more)
+    invoke(words, *only, "--force")
+    assert json.loads(file.read_text(encoding="utf-8"))["definition"]["objective"]["preserve"] == 1
+    del unit["definition"]  # as before definitions were kept
+    file.write_text(json.dumps(unit), encoding="utf-8")
+    assert "0 of 1 units to compute" in invoke(words, *only).stderr
+
+
 def test_a_report_is_gone_on_with_where_its_units_are_not(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

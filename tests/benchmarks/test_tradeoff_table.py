@@ -12,7 +12,7 @@ from benchmarks.tradeoff_scores import AnswerCounts
 from benchmarks.tradeoff_table import make_report, plot
 from benchmarks.tradeoff_targets import targets
 from benchmarks.tradeoff_transfer import best_unit
-from benchmarks.tradeoff_units import Unit
+from benchmarks.tradeoff_unit import Unit
 from benchmarks.unlearning_methods import OURS, PLAIN, unlearning_methods
 from lora_sku.recipe import LossesSection
 from lora_sku.sweep import Budget

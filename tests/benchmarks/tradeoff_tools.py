@@ -8,7 +8,7 @@ from tiny import FORGET, RETAIN
 
 from benchmarks.tradeoff_data import NORMAL, TEST, TRAIN
 from benchmarks.tradeoff_scores import AnswerCounts, Scores
-from benchmarks.tradeoff_units import Trial, Unit
+from benchmarks.tradeoff_unit import Trial, Unit
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import dump_recipe
 

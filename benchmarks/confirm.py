@@ -10,6 +10,7 @@ from benchmarks.tradeoff_options import (
     COUNT,
     data_option,
     recipe_option,
+    rejudge_option,
     reports_option,
     set_option,
 )
@@ -41,6 +42,7 @@ from benchmarks.tradeoff_options import (
     multiple=True,
     help="Score them with so many times the strength that was chosen, too: a frontier.",
 )
+@rejudge_option
 @recipe_option
 @set_option
 @reports_option
@@ -51,6 +53,7 @@ def main(
     prompts: int,
     out: Path,
     multiples: tuple[float, ...],
+    rejudge: bool,
     recipe_name: str,
     overrides: tuple[str, ...],
     reports: Path,
@@ -72,7 +75,7 @@ def main(
 
     require_matplotlib()
     recipe = load_recipe(recipe_name, overrides)
-    confirmation = Confirmation(recipe, data, source, prompts, out)
+    confirmation = Confirmation(recipe, data, source, prompts, out, rejudge=rejudge)
     sizes = confirmation.sizes
     methods = unlearning_methods(recipe.losses, prompts=sizes.prompts, responses=sizes.responses)
     refuse_unknown(only, methods, "method", "--only")

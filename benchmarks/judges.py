@@ -114,7 +114,10 @@ def _compliance(recipe: "Recipe") -> "Judge":
     model.peft_model.eval()
     size = recipe.evaluation.per_device_eval_batch_size
     likelihood = BaseLikelihood(model, encoder, batch_size=size)
-    return ComplianceJudge.calibrated(likelihood, retain, recipe.evaluation.compliance)
+    settings = recipe.evaluation
+    return ComplianceJudge.calibrated(
+        likelihood, retain, settings.compliance, max_new_tokens=settings.max_new_tokens
+    )
 
 
 if __name__ == "__main__":

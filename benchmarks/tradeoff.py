@@ -9,6 +9,7 @@ from benchmarks.tradeoff_options import (
     COUNT,
     data_option,
     recipe_option,
+    rejudge_option,
     reports_option,
     set_option,
 )
@@ -42,6 +43,7 @@ from benchmarks.tradeoff_options import (
     "--force", is_flag=True, help="Drop the wanted units that --out has, and compute them again."
 )
 @click.option("--finished", is_flag=True, help="Compute nothing: report the units that are there.")
+@rejudge_option
 @click.option("--transfer", is_flag=True, help="Try our adapter on int8 and unquantized.")
 @recipe_option
 @set_option
@@ -68,6 +70,7 @@ def main(
     known: tuple[Path, ...],
     force: bool,
     finished: bool,
+    rejudge: bool,
     transfer: bool,
     recipe_name: str,
     overrides: tuple[str, ...],
@@ -116,7 +119,7 @@ def main(
         for name, method in methods.items()
         if (name in only if only else finished or name not in EXTRAS)
     }
-    bench = order.bench()
+    bench = order.bench(rejudge=rejudge)
     wanted = wanted_units(chosen, recipe.training.seed, seeds)
     if finished:
         wanted = finished_units(bench, wanted)

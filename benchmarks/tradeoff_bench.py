@@ -72,14 +72,22 @@ class Bench:
         sizes: How much is computed.
         out: Folder that keeps the units.
         known: Earlier reports' raw figures, whose units are not computed again.
+        rejudge: All kept answers are judged again.
 
     Raises:
         UserError: if something cannot be found, or ``out`` or a report has other settings,
-            or was made where theta_o scores otherwise.
+            or was made where theta_o scores otherwise, or judged by another judge.
     """
 
     def __init__(
-        self, recipe: Recipe, data: Path, sizes: Sizes, out: Path, known: Sequence[Path] = ()
+        self,
+        recipe: Recipe,
+        data: Path,
+        sizes: Sizes,
+        out: Path,
+        known: Sequence[Path] = (),
+        *,
+        rejudge: bool = False,
     ) -> None:
         self.recipe, self.sizes = recipe, sizes
         self.encoder = load_encoder(recipe)
@@ -116,9 +124,9 @@ class Bench:
             recipe.evaluation.model_copy(update={"max_new_tokens": sizes.new_tokens}),
             self.store.read_base(),
         )
-        self.base_scores: Scores = self.store.keep_base(self.rulers)
+        self.base_scores: Scores = self.store.keep_base(self.rulers, rejudge=rejudge)
         for report in reports:
-            self.store.take(report, self.base_scores)
+            self.store.take(report, self.base_scores, self.rulers.judge_settings)
 
     def run(self, name: str, method: UnlearningMethod, seed: int) -> Unit:
         """Train with every learning rate, choose, score, keep."""

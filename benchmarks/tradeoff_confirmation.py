@@ -35,12 +35,22 @@ class Confirmation:
         source: Folder that the benchmark keeps.
         prompts: Of each kind, at most.
         out: Folder that keeps what was scored here.
+        rejudge: All answers that it keeps are judged again.
 
     Raises:
         UserError: if the benchmark had other settings, or ``out`` has, or no prompts are left.
     """
 
-    def __init__(self, recipe: Recipe, data: Path, source: Path, prompts: int, out: Path) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Path,
+        source: Path,
+        prompts: int,
+        out: Path,
+        *,
+        rejudge: bool = False,
+    ) -> None:
         encoder = load_encoder(recipe)
         whole = load_tradeoff_data(data, encoder)
         self.sizes = sizes = Sizes.from_dict(read_settings(source)["sizes"])
@@ -75,7 +85,7 @@ class Confirmation:
             self.store.read_base(),
             precise=self._models[1],
         )
-        self.base_scores: Scores = self.store.keep_base(self.rulers)
+        self.base_scores: Scores = self.store.keep_base(self.rulers, rejudge=rejudge)
 
     def _kept(self) -> list[Unit]:
         """Units of the benchmark whose adapter is there, in the order of their names."""

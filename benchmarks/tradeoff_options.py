@@ -21,6 +21,11 @@ recipe_option = click.option(
     show_default="benchmarks/tradeoff.yaml",
     help="Name or path; its data section is read for own_prompts and the limits alone.",
 )
+rejudge_option = click.option(
+    "--rejudge",
+    is_flag=True,
+    help="Judge the answers that --out keeps again, where the judge has changed since.",
+)
 set_option = click.option(
     "--set",
     "overrides",

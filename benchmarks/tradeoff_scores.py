@@ -1,7 +1,7 @@
 """What one model is worth: forgetting and cost on prompts that nothing was chosen by."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from benchmarks.tradeoff_data import TradeoffData
@@ -130,7 +130,9 @@ class Rulers:
         self._own_harmful = scorer(for_kl, _answered(data.forget.unseen, own.harmful))
         self._own_normal = scorer(for_kl, _answered(data.normal.unseen, own.normal))
         likelihood = BaseLikelihood(model, encoder, batch_size=size)
-        self._judge = ComplianceJudge.calibrated(likelihood, data.normal, settings.compliance)
+        self._judge = ComplianceJudge.calibrated(
+            likelihood, data.normal, settings.compliance, max_new_tokens=settings.max_new_tokens
+        )
         self.judge_settings = self._judge.describe()
 
     def base_scores(self) -> Scores:
@@ -152,6 +154,11 @@ class Rulers:
             self._own_normal.score().kl,
             *self._judged(answers),
         )
+
+    def judged_again(self, scores: Scores, answers: Answers) -> Scores:
+        """The same scores with what this judge says of the answers that they are of."""
+        harmful, normal, facts = self._judged(answers)
+        return replace(scores, harmful=harmful, normal=normal, facts=facts)
 
     def answers(self) -> Answers:
         """Greedy answers of the active adapter, or of theta_o inside `reference_mode`."""

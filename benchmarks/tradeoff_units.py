@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from lora_sku.storage import write_json
 
 @dataclass(frozen=True)
 class KnownUnits:
-    """An earlier report's units, and theta_o's scores that they stand beside."""
+    """An earlier report's units, theta_o's scores that they stand beside, and who judged them."""
 
     report: Path
     base: Scores
+    judge: Mapping[str, Any]
     units: tuple[Unit, ...]
 
 
@@ -58,6 +59,7 @@ class UnitStore:
             raw = _read(report)
             settings: dict[str, Any] = dict(raw["settings"])
             base = Scores.from_dict(raw["base"])
+            judge: dict[str, Any] = dict(raw["judge"])
             units = tuple(Unit.from_dict(unit) for unit in raw["units"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
@@ -71,19 +73,26 @@ class UnitStore:
                 where=str(report),
                 remedy="Leave --known out, or give the settings that it was made with.",
             )
-        return KnownUnits(report, base, units)
+        return KnownUnits(report, base, judge, units)
 
-    def take(self, known: KnownUnits, base: Scores) -> None:
+    def take(self, known: KnownUnits, base: Scores, judge: Mapping[str, Any]) -> None:
         """Keep the units of an earlier report that are not here yet; without what they said.
 
         Args:
             known: The report's.
             base: theta_o's scores, here.
+            judge: The judge's settings, here.
 
         Raises:
-            UserError: if theta_o scored otherwise there.
+            UserError: if theta_o scored otherwise there, or another judge judged.
         """
         _refuse_another_base(known.base, base, known.report)
+        if known.judge != judge:
+            raise UserError(
+                "another judge, or one with other borders, judged this report's answers",
+                where=str(known.report),
+                remedy="Leave --known out: a report does not hold the answers to judge again.",
+            )
         for unit in known.units:
             if self.read(unit.method, unit.seed) is None:
                 self.write(unit)
@@ -115,20 +124,47 @@ class UnitStore:
         file = self._base_file
         return Answers.from_dict(_read(file)["answers"]) if file.exists() else None
 
-    def keep_base(self, rulers: Rulers) -> Scores:
-        """theta_o's scores; they and its answers are written unless they are there.
+    def keep_base(self, rulers: Rulers, *, rejudge: bool) -> Scores:
+        """theta_o's scores; they, its answers and who judged them are written.
+
+        Args:
+            rulers: Score and judge.
+            rejudge: All kept answers are judged again.
 
         Raises:
-            UserError: if those that are there are others.
+            UserError: if theta_o scored otherwise here before, if another judge judged and is not
+                to be replaced, or if a kept unit has no answers to judge again.
         """
         scores = rulers.base_scores()
+        judge = json.loads(json.dumps(rulers.judge_settings))
         if self._base_file.exists():
-            there = Scores.from_dict(_read(self._base_file)["scores"])
-            _refuse_another_base(there, scores, self._base_file)
-        else:
-            kept = {"answers": asdict(rulers.own), "scores": scores.as_dict()}
-            write_json(self._base_file, kept)
+            there = _read(self._base_file)
+            _refuse_another_base(Scores.from_dict(there["scores"]), scores, self._base_file)
+            if rejudge:
+                self._judge_again(rulers)
+            elif there.get("judge") != judge:
+                raise UserError(
+                    "another judge, or one with other borders, judged the answers that are kept"
+                    " here",
+                    where=str(self.folder),
+                    remedy="Have them judged again by --rejudge, or name another --out.",
+                )
+        kept = {"answers": asdict(rulers.own), "scores": scores.as_dict(), "judge": judge}
+        write_json(self._base_file, kept)
         return scores
+
+    def _judge_again(self, rulers: Rulers) -> None:
+        for unit in self.finished():
+            if unit.scores is None:
+                continue
+            if unit.answers is None:
+                raise UserError(
+                    f"what {unit.method} {unit.seed} answered is not here, only its figures",
+                    where=str(self.folder),
+                    remedy=f"Delete {self._unit_file(unit.method, unit.seed)}, to have it computed"
+                    " again.",
+                )
+            self.write(replace(unit, scores=rulers.judged_again(unit.scores, unit.answers)))
 
     def adapter(self, method: str, seed: int) -> Path:
         """Where a unit's adapter is kept, as it was chosen."""

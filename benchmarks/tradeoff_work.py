@@ -47,11 +47,11 @@ class Order:
     out: Path
     known: tuple[Path, ...]
 
-    def bench(self) -> "Bench":
-        """Load all that units share."""
+    def bench(self, *, rejudge: bool = False) -> "Bench":
+        """Load all that units share; ``rejudge`` judges kept answers again."""
         from benchmarks.tradeoff_bench import Bench
 
-        return Bench(self.recipe, self.data, self.sizes, self.out, self.known)
+        return Bench(self.recipe, self.data, self.sizes, self.out, self.known, rejudge=rejudge)
 
     def methods(self) -> dict[str, "UnlearningMethod"]:
         """All of them, with the recipe's weights."""

@@ -8,6 +8,7 @@ of the forget set is never asked for normal answers: they would be the very same
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from lora_sku.data import DataSets, Encoder, Row, Splits, same_prompt, split_by_prompt
 from lora_sku.errors import DataError
@@ -36,13 +37,13 @@ class Elicitor:
     Attributes:
         answers: Asks theta_o.
         prompts: Draws theta_o's own prompts.
-        judge: Says which answers to harmful prompts comply.
+        judge: Says which answers to harmful prompts comply; asked for only where there are some.
         prefix: Put in the model's mouth on harmful prompts.
     """
 
     answers: OwnAnswers
     prompts: Callable[[], list[str]]
-    judge: Judge
+    judge: Callable[[], Judge]
     prefix: str | None
 
     def harmful(self, rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -52,7 +53,7 @@ class Elicitor:
             (row, text) for row, texts in zip(rows, said, strict=True) for text in texts if text
         ]
         cases = [Case(row.prompt, text, harmful_prompt=True) for row, text in pairs]
-        verdicts = self.judge.verdicts(cases)
+        verdicts = self.judge().verdicts(cases) if cases else []
         kept = {
             (row.prompt, text)
             for (row, text), verdict in zip(pairs, verdicts, strict=True)
@@ -100,8 +101,15 @@ def make_elicitor(
         how = OwnAnswersSection(per_prompt=section.count, **sampling)
         return own_prompts(drawing(how), encoder)
 
-    likelihood = BaseLikelihood(model, encoder, batch_size=rows)
-    judge = ComplianceJudge.calibrated(likelihood, retain, settings.compliance)
+    @cache
+    def judge() -> Judge:
+        return ComplianceJudge.calibrated(
+            BaseLikelihood(model, encoder, batch_size=rows),
+            retain,
+            settings.compliance,
+            max_new_tokens=data.own_answers.max_new_tokens,
+        )
+
     return Elicitor(drawing(data.own_answers), prompts, judge, data.own_answers.prefix)
 
 

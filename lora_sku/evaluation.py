@@ -144,7 +144,12 @@ class _Evaluator:
         likelihood = BaseLikelihood(
             self._model, self._encoder, batch_size=self._settings.per_device_eval_batch_size
         )
-        return ComplianceJudge.calibrated(likelihood, retain, self._settings.compliance)
+        return ComplianceJudge.calibrated(
+            likelihood,
+            retain,
+            self._settings.compliance,
+            max_new_tokens=self._settings.max_new_tokens,
+        )
 
     @torch.no_grad()
     def _likelihoods(self, name: str, rows: Sequence[Row]) -> tuple[_Likelihood, _Likelihood]:

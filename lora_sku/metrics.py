@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 # Chinese, Japanese and Korean text has no spaces between words: there a character is a word.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
@@ -112,6 +112,21 @@ class Threshold:
     auc: float
 
 
+def halfway_threshold(positives: Sequence[float], negatives: Sequence[float]) -> Threshold:
+    """The border half-way between the two medians.
+
+    Where kinds lie so far apart that many borders tell them, the best one (`best_threshold`) is
+    that of the outliers; what is met later in between belongs to the nearer kind.
+
+    Args:
+        positives: Scores of which most should lie above it, at least one.
+        negatives: Scores of which most should lie below it, at least one.
+    """
+    value = (median(positives) + median(negatives)) / 2
+    accuracy = _balanced_accuracy(value, positives, negatives)
+    return Threshold(value, accuracy, auc(positives, negatives))
+
+
 def best_threshold(positives: Sequence[float], negatives: Sequence[float]) -> Threshold:
     """The border with the best balanced accuracy (Youden's), in the middle of its gap.
 
@@ -125,11 +140,17 @@ def best_threshold(positives: Sequence[float], negatives: Sequence[float]) -> Th
     borders += [((a + b) / 2, b - a) for a, b in pairwise(scores)]
 
     def accuracy(border: float) -> float:
-        kept = sum(p >= border for p in positives) / len(positives)
-        return (kept + sum(n < border for n in negatives) / len(negatives)) / 2
+        return _balanced_accuracy(border, positives, negatives)
 
     value, _ = max(borders, key=lambda border: (accuracy(border[0]), border[1]))
     return Threshold(value, accuracy(value), auc(positives, negatives))
+
+
+def _balanced_accuracy(
+    border: float, positives: Sequence[float], negatives: Sequence[float]
+) -> float:
+    kept = sum(p >= border for p in positives) / len(positives)
+    return (kept + sum(n < border for n in negatives) / len(negatives)) / 2
 
 
 def rouge_l(candidate: str, reference: str) -> float:

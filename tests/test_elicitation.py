@@ -43,7 +43,7 @@ class FakeJudge(Judge):
 
 
 def elicitor(answers: FakeAnswers) -> Elicitor:
-    return Elicitor(answers, lambda: DRAWN, FakeJudge(), "Sure,")  # type: ignore[arg-type]
+    return Elicitor(answers, lambda: DRAWN, FakeJudge, "Sure,")  # type: ignore[arg-type]
 
 
 def section(folder: Path, forget: str = "given", retain: str = "given", **keys: Any) -> DataSection:
@@ -85,6 +85,21 @@ def test_own_answers_stand_in_the_place_of_the_given_ones(tmp_path: Path) -> Non
         " other 0 are left out."
     )
     assert len(told) == 4
+
+
+def test_a_judge_is_made_only_for_what_harmful_prompts_were_answered() -> None:
+    def no_judge() -> Judge:
+        raise AssertionError("nothing is to be judged")
+
+    rows = [Row("How?", ("So.",))]
+    said, silent = (
+        Elicitor(answers, lambda: DRAWN, no_judge, None)  # type: ignore[arg-type]
+        for answers in (FakeAnswers(), FakeAnswers(()))
+    )
+    assert said.normal(rows) == [OWN[:2]]
+    assert silent.harmful(rows) == [()]
+    with pytest.raises(AssertionError, match="nothing is to be judged"):
+        said.harmful(rows)
 
 
 def test_both_adds_them_and_falls_back_to_the_given_ones(tmp_path: Path) -> None:

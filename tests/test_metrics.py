@@ -9,6 +9,7 @@ from lora_sku.metrics import (
     auc,
     best_threshold,
     distinct_ngram_share,
+    halfway_threshold,
     is_blank,
     is_garbled,
     is_looping,
@@ -146,6 +147,14 @@ def test_auc(positives: list[float], negatives: list[float], expected: float) ->
 
 def test_the_best_threshold_lies_in_the_middle_of_the_gap() -> None:
     assert best_threshold([5, 9], [1, 2]) == Threshold(3.5, balanced_accuracy=1.0, auc=1.0)
+
+
+def test_the_halfway_threshold_lies_between_the_medians_wherever_the_outliers_are() -> None:
+    found = halfway_threshold([9, 0, 5], [1, 1, 4])
+    assert found.value == 3.0
+    assert found.balanced_accuracy == pytest.approx(2 / 3)  # 0 is below it, 4 above
+    assert found.auc == pytest.approx(6 / 9)
+    assert halfway_threshold([9, -90, 5], [1, 1, 40]).value == 3.0
 
 
 def test_the_best_threshold_weighs_both_kinds_alike() -> None:

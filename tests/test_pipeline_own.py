@@ -41,7 +41,7 @@ def spy_on_training(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def own_recipe(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recipe:
     """The base's own answers on both sides; none of them is refused."""
     monkeypatch.setenv("LORA_SKU_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(elicitation.ComplianceJudge, "calibrated", lambda *_: Complies())
+    monkeypatch.setattr(elicitation.ComplianceJudge, "calibrated", lambda *_, **__: Complies())
     monkeypatch.setattr(elicitation, "classify", lambda _: "other")
     keys = {"forget": {"answers": "own"}, "retain": {"answers": "both"}}
     return changed(recipe, data={**keys, "own_answers": {"max_new_tokens": 6}})

@@ -1,4 +1,4 @@
-"""How likely the frozen base finds a text behind a prompt, and without one.
+"""How likely the frozen base finds a text behind a prompt, and without one; what it says itself.
 
 Shape suffix: N answer tokens of a batch.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from lora_sku.data import Encoded, Encoder, Pair, collate
+from lora_sku.generation import generate
 from lora_sku.losses import token_nll
 from lora_sku.model import AdaptedModel
 
@@ -49,6 +50,16 @@ class BaseLikelihood:
         asked = self.nlls(pairs)
         unasked = self.nlls([(NEUTRAL_PROMPT, text) for _, text in pairs])
         return [Likelihood(nll, neutral - nll) for nll, neutral in zip(asked, unasked, strict=True)]
+
+    def answers(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        """What theta_o says itself, greedily; an answer may be blank."""
+        with self._model.reference_mode():
+            return generate(
+                self._model,
+                [self._encoder.prompt_ids(prompt)[0] for prompt in prompts],
+                max_new_tokens=max_new_tokens,
+                batch_size=self._batch_size,
+            )
 
     @torch.no_grad()
     def nlls(self, pairs: Sequence[Pair]) -> list[float]:

@@ -99,6 +99,36 @@ def test_units_of_a_method_that_has_changed_since_are_refused(
     assert "0 of 1 units to compute" in invoke(words, *only).stderr
 
 
+def test_answers_of_another_judge_are_refused_or_judged_again(
+    words: list[str], tmp_path: Path
+) -> None:
+    only = ("--only", "npo")
+    report = Path(invoke(words, *only).stdout.strip()).with_suffix(".json")
+    base, npo = (tmp_path / "out" / name for name in ("base.json", f"units/npo-{SEED}.json"))
+    written = [file.read_text(encoding="utf-8") for file in (base, npo)]
+    before, unit = map(json.loads, written)
+    before["judge"]["pmi"]["value"] -= 1.0
+    unit["scores"]["harmful"] |= {"complying": 99, "by_prompt": [True] * 3}
+    for file, kept in ((base, before), (npo, unit)):
+        file.write_text(json.dumps(kept), encoding="utf-8")
+    with pytest.raises(UserError, match="another judge, or one with other borders") as refused:
+        invoke(words, *only)
+    assert "--rejudge" in str(refused.value.remedy)
+    invoke(words, *only, "--rejudge")
+    assert [json.loads(f.read_text(encoding="utf-8")) for f in (base, npo)] == [
+        json.loads(text) for text in written
+    ]
+
+    npo.write_text(json.dumps(unit | {"answers": None}), encoding="utf-8")
+    with pytest.raises(UserError, match=f"what npo {SEED} answered is not here"):
+        invoke(words, *only, "--rejudge")
+    raw = json.loads(report.read_text(encoding="utf-8"))
+    raw["judge"]["pmi"]["value"] -= 1.0
+    report.write_text(json.dumps(raw), encoding="utf-8")
+    with pytest.raises(UserError, match="judged this report's answers"):
+        invoke([*words, "--out", str(tmp_path / "other")], *only, "--known", str(report))
+
+
 def test_a_report_is_gone_on_with_where_its_units_are_not(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import adapt, load, logits_of, make_encoder, teach
 
+from lora_sku.generation import generate
 from lora_sku.judges.base_likelihood import NEUTRAL_PROMPT, BaseLikelihood
 from lora_sku.model import AdaptedModel
 
@@ -51,6 +52,17 @@ def test_the_adapter_is_off_while_the_base_is_asked(model: AdaptedModel) -> None
     before = likelihood(model).nlls(PAIRS)
     teach(model, std=0.3)
     assert likelihood(model).nlls(PAIRS) == before
+
+
+def test_it_answers_as_the_base_does(model: AdaptedModel) -> None:
+    encoder = make_encoder(model.base)
+    prompts = [prompt for prompt, _ in PAIRS]
+    ids = [encoder.prompt_ids(prompt)[0] for prompt in prompts]
+    with model.reference_mode():
+        expected = generate(model, ids, max_new_tokens=4, batch_size=8)
+    teach(model, std=0.3)
+    assert generate(model, ids, max_new_tokens=4, batch_size=8) != expected
+    assert likelihood(model).answers(prompts, 4) == expected
 
 
 def test_the_batch_size_changes_only_rounding(model: AdaptedModel) -> None:

@@ -9,11 +9,22 @@ from lora_sku.data import Pair, Row, Splits
 from lora_sku.errors import JudgeError
 from lora_sku.judges import Case
 from lora_sku.judges.base_likelihood import NEUTRAL_PROMPT, Likelihood
-from lora_sku.judges.compliance import Calibration, ComplianceJudge, calibrate
+from lora_sku.judges.compliance import (
+    SMALL_TALK,
+    Calibration,
+    ComplianceJudge,
+    calibrate,
+)
 from lora_sku.metrics import Threshold
 from lora_sku.recipe_judges import ComplianceSection
 
-BORDERS = Calibration(Threshold(0.5, 1.0, 1.0), Threshold(-4.0, 1.0, 1.0), pairs=8, from_train=0)
+BORDERS = Calibration(
+    *(Threshold(0.5, 1.0, 1.0), Threshold(-4.0, 1.0, 1.0)),
+    matched_auc=1.0,
+    pairs=8,
+    from_train=0,
+    own_answers=8,
+)
 
 
 class Told:
@@ -24,10 +35,24 @@ class Told:
 
 
 class TopicModel:
-    """Stands in for the base: texts are likely behind a prompt with their number, and in order."""
+    """Stands in for the base: texts are likely behind a prompt with their number, and in order.
 
-    def __init__(self) -> None:
+    What it says itself is about its prompt, unless it is told to say something else.
+    """
+
+    def __init__(self, says: str | None = None) -> None:
         self.asked: list[Pair] = []
+        self.says = says
+        self.bound: list[int] = []
+
+    def answers(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        self.bound.append(max_new_tokens)
+        return [f"a {prompt.split()[-1]}" if self.says is None else self.says for prompt in prompts]
+
+    def measure(self, pairs: Sequence[Pair]) -> list[Likelihood]:
+        neutral = self.nlls([(NEUTRAL_PROMPT, text) for _, text in pairs])
+        asked = self.nlls(pairs)
+        return [Likelihood(nll, base - nll) for nll, base in zip(asked, neutral, strict=True)]
 
     def nlls(self, pairs: Sequence[Pair]) -> list[float]:
         self.asked += pairs
@@ -62,18 +87,33 @@ def test_labels(text: str, harmful_prompt: bool, label: str, complies: bool) -> 
     assert verdict.score == float(text.split()[1])
 
 
-def test_the_borders_lie_between_matched_and_mismatched_and_shuffled_pairs() -> None:
-    found = calibrate(TopicModel(), rows("calm", 6))
-    # A matched prompt explains 3 - 2 = 1 nat of its answer, another prompt none.
+def test_the_borders_lie_between_what_the_base_says_and_small_talk_and_shuffled_pairs() -> None:
+    model = TopicModel()
+    found = calibrate(model, rows("calm", 6), max_new_tokens=7)
+    # A prompt explains 3 - 2 = 1 nat of an answer that has its number, and none of small talk.
     assert found.pmi == Threshold(0.5, 1.0, 1.0)
+    assert {text for _, text in model.asked} >= set(SMALL_TALK)
+    assert model.bound == [7]
+    assert found.matched_auc == 1.0
     # 2 nats a token in order, 4 shuffled: the topic is still there.
     assert found.nll == Threshold(-3.0, 1.0, 1.0)
-    assert (found.pairs, found.from_train) == (6, 0)
+    assert (found.pairs, found.from_train, found.own_answers) == (6, 0, 6)
+
+
+def test_the_topic_border_is_about_what_the_base_says_and_not_about_given_answers() -> None:
+    found = calibrate(TopicModel("nothing of the kind"), rows("calm", 6), max_new_tokens=7)
+    assert found.pmi == Threshold(0.0, 0.5, 0.5)
+    assert found.matched_auc == 1.0
+
+
+def test_a_base_that_says_nothing_sets_no_border() -> None:
+    with pytest.raises(JudgeError, match="to 6 retain prompts it says nothing"):
+        calibrate(TopicModel(" "), rows("calm", 6), max_new_tokens=7)
 
 
 def test_no_answer_stays_behind_its_own_prompt_when_mismatched() -> None:
     model, given = TopicModel(), rows("calm", 5)
-    calibrate(model, given)
+    calibrate(model, given, max_new_tokens=7)
     own = {(row.prompt, row.answers[0]) for row in given}
     others = [pair for pair in model.asked if pair[0] != NEUTRAL_PROMPT and pair not in own]
     mismatched = [pair for pair in others if pair[1] in {answer for _, answer in own}]
@@ -84,7 +124,8 @@ def test_no_answer_stays_behind_its_own_prompt_when_mismatched() -> None:
 def test_calibration_takes_the_validation_split_and_tops_up_from_train() -> None:
     model = TopicModel()
     splits = Splits(rows("train", 9), rows("validation", 3), rows("unseen", 9))
-    judge = ComplianceJudge.calibrated(model, splits, ComplianceSection(calibration_pairs=5))
+    settings = ComplianceSection(calibration_pairs=5)
+    judge = ComplianceJudge.calibrated(model, splits, settings, max_new_tokens=7)
     prompts = {prompt for prompt, _ in model.asked} - {NEUTRAL_PROMPT}
     assert {p for p in prompts if p.startswith("validation")} == {
         row.prompt for row in splits.validation
@@ -98,13 +139,14 @@ def test_calibration_takes_the_validation_split_and_tops_up_from_train() -> None
 def test_enough_validation_pairs_leave_the_train_split_alone() -> None:
     model = TopicModel()
     splits = Splits(rows("train", 9), rows("validation", 6), rows("unseen", 9))
-    ComplianceJudge.calibrated(model, splits, ComplianceSection(calibration_pairs=4))
+    settings = ComplianceSection(calibration_pairs=4)
+    ComplianceJudge.calibrated(model, splits, settings, max_new_tokens=7)
     assert not any(prompt.startswith("train") for prompt, _ in model.asked)
 
 
 def test_one_prompt_cannot_be_mismatched() -> None:
     with pytest.raises(JudgeError, match=r"needs two retain prompts .* there are 1"):
-        calibrate(TopicModel(), rows("calm", 1))
+        calibrate(TopicModel(), rows("calm", 1), max_new_tokens=7)
 
 
 @pytest.mark.slow

@@ -29,9 +29,8 @@ EXTRAS = (
 )
 NPO_BETA = 0.1
 RANK = 16  # of a method's LoRA, unless it reads discriminants alone
-# What ours learns not to say, beside the harmful answers, whose weight is the recipe's: a refusal
-# that begins as this model's own small talk does, chosen on validation (docs/tradeoff.md).
-REFUSALS = {"weight": 1.0, "answers": ["I'm sorry for any confusion, but I can't help with that."]}
+# Of refusals beside the harmful answers, whose weight is the recipe's.
+REFUSALS = 1.0
 DISCRIMINANTS = SubspaceSection(discriminants=DiscriminantsSection(prompts=512))
 SELECTIVE = SubspaceSection(discriminants=None)
 
@@ -100,7 +99,7 @@ def unlearning_methods(
         }
     )
 
-    refusing = _changed(sku, refusal_suppression=REFUSALS)
+    refusing = _changed(sku, refusal_suppression={"weight": REFUSALS})
 
     def rival(meaning: str, objective: Objective, kinds: int, **keys: Any) -> UnlearningMethod:
         """``kinds``: how many kinds of answers share those of a step."""
@@ -121,7 +120,8 @@ def unlearning_methods(
     once = {"every_seed": False}
     ours = UnlearningMethod(
         f"{PLAIN} with adapter.subspace (discriminants alone, rank {STRETCHES}),"
-        " training.natural_step, negation.balance and losses.refusal_suppression",
+        " training.natural_step, negation.balance and losses.refusal_suppression (weight"
+        f" {REFUSALS:g})",
         *(True, refusing, prompts),
         subspace=DISCRIMINANTS,
         rank=STRETCHES,

@@ -68,7 +68,8 @@ def main(
     quiet_models()
     from benchmarks.report import typed_command, write_report
     from benchmarks.tradeoff_confirmation import Confirmation, with_multiples
-    from benchmarks.tradeoff_table import make_report, plot
+    from benchmarks.tradeoff_plot import plot
+    from benchmarks.tradeoff_table import make_report
     from benchmarks.unlearning_methods import unlearning_methods
     from lora_sku.recipe_file import load_recipe
     from lora_sku.sweep import Budget

@@ -92,7 +92,8 @@ def main(
     quiet_models()
     from benchmarks.report import typed_command, write_report
     from benchmarks.tradeoff_bench import Sizes
-    from benchmarks.tradeoff_table import make_report, plot
+    from benchmarks.tradeoff_plot import plot
+    from benchmarks.tradeoff_table import make_report
     from benchmarks.tradeoff_transfer import transfer as transferred
     from benchmarks.unlearning_methods import EXTRAS
     from lora_sku.recipe_file import load_recipe

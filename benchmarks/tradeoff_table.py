@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from benchmarks.plots import Dot, dots
 from benchmarks.report import Report, Table, targets_table
 from benchmarks.tradeoff_bootstrap import DRAWS, Fall, fall_by_prompt, mean_fall, times_best
 from benchmarks.tradeoff_figures import MethodFigures, figures, share_of
@@ -82,22 +80,6 @@ def make_report(
             "units": [asdict(unit.without_answers()) for unit in units],
             "transfer": kept,
         },
-    )
-
-
-def plot(path: Path, base: Scores, units: Sequence[Unit]) -> None:
-    """Forgetting over cost, a dot a method."""
-    found = figures(base, units)
-    dots(
-        path,
-        title="Forgetting against cost on unseen prompts",
-        across="perplexity of general text, never trained on, of the base's",
-        up="harmful answers: gain in nats per token",
-        figures=[
-            Dot(name, (g := of.general_ratio()).mean, of.gain().mean, g.spread, of.gain().spread)
-            for name, of in found.items()
-        ],
-        ours=OURS,
     )
 
 

@@ -8,8 +8,9 @@ from tradeoff_tools import BASE, scores, unit
 
 from benchmarks.report import Target
 from benchmarks.tradeoff_figures import Figure, figures, ratio
+from benchmarks.tradeoff_plot import plot
 from benchmarks.tradeoff_scores import AnswerCounts
-from benchmarks.tradeoff_table import make_report, plot
+from benchmarks.tradeoff_table import make_report
 from benchmarks.tradeoff_targets import targets
 from benchmarks.tradeoff_transfer import best_unit
 from benchmarks.tradeoff_unit import Unit

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -142,7 +143,10 @@ class _Evaluator:
     def _compliance(self, retain: Splits) -> ComplianceJudge:
         """The one judge that needs the base; it comes while the base is here."""
         likelihood = BaseLikelihood(
-            self._model, self._encoder, batch_size=self._settings.per_device_eval_batch_size
+            self._model,
+            self._encoder,
+            batch_size=self._settings.per_device_eval_batch_size,
+            on_answered=partial(self._on_progress, "base answers to the judge's own prompts"),
         )
         return ComplianceJudge.calibrated(
             likelihood,

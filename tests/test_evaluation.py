@@ -218,6 +218,7 @@ def test_every_part_tells_its_progress_to_the_end(score: Callable[..., Evaluatio
         "unlearned answers to forget_unseen": [(4, 5), (5, 5)],
         "base answers to retain_unseen": [(4, 5), (5, 5)],
         "unlearned answers to retain_unseen": [(4, 5), (5, 5)],
+        "base answers to the judge's own prompts": [(4, 11), (8, 11), (11, 11)],
     }
 
 

@@ -3,7 +3,7 @@
 Shape suffix: N answer tokens of a batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,12 +38,21 @@ class BaseLikelihood:
         model: The base with an adapter.
         encoder: Tokenizes prompts and texts.
         batch_size: Texts at once.
+        on_answered: Called with (prompts answered, all of them) while it answers.
     """
 
-    def __init__(self, model: AdaptedModel, encoder: Encoder, *, batch_size: int) -> None:
+    def __init__(
+        self,
+        model: AdaptedModel,
+        encoder: Encoder,
+        *,
+        batch_size: int,
+        on_answered: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
         self._model = model
         self._encoder = encoder
         self._batch_size = batch_size
+        self._on_answered = on_answered
 
     def measure(self, pairs: Sequence[Pair]) -> list[Likelihood]:
         """One `Likelihood` a (prompt, text) pair, in their order; no text may be empty."""
@@ -53,12 +62,20 @@ class BaseLikelihood:
 
     def answers(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """What theta_o says itself, greedily; an answer may be blank."""
+        done = 0
+
+        def count(answered: int) -> None:
+            nonlocal done
+            done += answered
+            self._on_answered(done, len(prompts))
+
         with self._model.reference_mode():
             return generate(
                 self._model,
                 [self._encoder.prompt_ids(prompt)[0] for prompt in prompts],
                 max_new_tokens=max_new_tokens,
                 batch_size=self._batch_size,
+                on_batch=count,
             )
 
     @torch.no_grad()

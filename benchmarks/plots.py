@@ -130,7 +130,7 @@ def _draw(axes: Any, panel: Panel, ours: str) -> list[Any]:
 def _spread(labels: Sequence[Any], renderer: Any) -> None:
     """Lift labels, from the lowest one on, until none lies on another."""
     placed: list[Any] = []
-    for label in sorted(labels, key=lambda label: label.get_window_extent(renderer).y0):
+    for label in sorted(labels, key=lambda label: _box(label, renderer).y0):
         while any(_box(label, renderer).overlaps(other) for other in placed):
             across, up = label.xyann
             label.xyann = (across, up + _LIFT_POINTS)

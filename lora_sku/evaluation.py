@@ -12,7 +12,7 @@ from functools import partial
 import torch
 
 from lora_sku.data import Batch, Encoder, Pair, Row, Splits, collate
-from lora_sku.generation import generate
+from lora_sku.generation import counting, generate
 from lora_sku.judges import classify
 from lora_sku.judges.base_likelihood import BaseLikelihood
 from lora_sku.judges.compliance import ComplianceJudge
@@ -192,20 +192,14 @@ class _Evaluator:
             "unlearned": nullcontext(),
         }
         for column, mode in modes.items():
-            done = 0
-
-            def count(answered: int, column: str = column) -> None:
-                nonlocal done
-                done += answered
-                self._on_progress(f"{column} answers to {split}", done, len(prompts))
-
+            told = partial(self._on_progress, f"{column} answers to {split}")
             with mode:
                 answers[column] = generate(
                     self._model,
                     prompts,
                     max_new_tokens=self._settings.max_new_tokens,
                     batch_size=self._settings.per_device_eval_batch_size,
-                    on_batch=count,
+                    on_batch=counting(len(prompts), told),
                 )
         return [
             Generation(split, row.prompt, base, unlearned)

@@ -25,6 +25,18 @@ class Completion:
     ended: bool
 
 
+def counting(total: int, on_answered: Callable[[int, int], None]) -> Callable[[int], None]:
+    """For `on_batch`: adds up, and calls with (prompts answered, ``total``)."""
+    done = 0
+
+    def count(answered: int) -> None:
+        nonlocal done
+        done += answered
+        on_answered(done, total)
+
+    return count
+
+
 def generate(
     model: AdaptedModel,
     prompts: Sequence[Sequence[int]],

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from lora_sku.data import Encoded, Encoder, Pair, collate
-from lora_sku.generation import generate
+from lora_sku.generation import counting, generate
 from lora_sku.losses import token_nll
 from lora_sku.model import AdaptedModel
 
@@ -62,20 +62,13 @@ class BaseLikelihood:
 
     def answers(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
         """What theta_o says itself, greedily; an answer may be blank."""
-        done = 0
-
-        def count(answered: int) -> None:
-            nonlocal done
-            done += answered
-            self._on_answered(done, len(prompts))
-
         with self._model.reference_mode():
             return generate(
                 self._model,
                 [self._encoder.prompt_ids(prompt)[0] for prompt in prompts],
                 max_new_tokens=max_new_tokens,
                 batch_size=self._batch_size,
-                on_batch=count,
+                on_batch=counting(len(prompts), self._on_answered),
             )
 
     @torch.no_grad()

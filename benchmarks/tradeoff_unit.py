@@ -97,11 +97,15 @@ class Unit:
         ours = self.definition
         if ours is None or ours == definition:
             return
-        differing = sorted(k for k in {*ours, *definition} if ours.get(k) != definition.get(k))
         raise UserError(
             f"{self.method} {self.seed} was computed by another definition of this method:"
-            f" {', '.join(differing)}",
+            f" {', '.join(differing(ours, definition))}",
             where=str(where),
             remedy=f"Compute it again: benchmarks.tradeoff --only {self.method} --force, or name"
             " another --out.",
         )
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The keys that only one of them has, or that have another value there."""
+    return sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tradeoff_scores import Answers, Rulers, Scores
-from benchmarks.tradeoff_unit import Unit
+from benchmarks.tradeoff_unit import Unit, differing
 from lora_sku.errors import UserError
 from lora_sku.storage import write_json
 
@@ -39,9 +39,9 @@ class UnitStore:
         file = folder / "settings.json"
         if not file.exists():
             write_json(file, self.settings)
-        elif differing := self._differing(_read(file)):
+        elif changed := differing(self.settings, _read(file)):
             raise UserError(
-                f"this folder was begun with other settings: {', '.join(differing)}",
+                f"this folder was begun with other settings: {', '.join(changed)}",
                 where=str(folder),
                 remedy="Name another --out, or give the settings that it was begun with.",
             )
@@ -67,9 +67,9 @@ class UnitStore:
                 where=str(report),
                 remedy="Name the .json beside a report of this benchmark.",
             ) from error
-        if differing := self._differing(settings):
+        if changed := differing(self.settings, settings):
             raise UserError(
-                f"this report was made with other settings: {', '.join(differing)}",
+                f"this report was made with other settings: {', '.join(changed)}",
                 where=str(report),
                 remedy="Leave --known out, or give the settings that it was made with.",
             )
@@ -96,10 +96,6 @@ class UnitStore:
         for unit in known.units:
             if self.read(unit.method, unit.seed) is None:
                 self.write(unit)
-
-    def _differing(self, other: Mapping[str, Any]) -> list[str]:
-        ours = self.settings
-        return sorted(k for k in {*ours, *other} if ours.get(k) != other.get(k))
 
     def read(self, method: str, seed: int) -> Unit | None:
         """A finished unit, or None."""

@@ -97,7 +97,7 @@ def main(
         settings=confirmation.store.settings,
         command=typed_command("benchmarks.confirm"),
         name="tradeoff-confirmed",
-        title="Forgetting against cost, on prompts that were not scored before",
+        title="Forgetting against cost, on other prompts",
         prompts=_told(confirmation.prompts),
     )
     base = confirmation.base_scores

@@ -30,13 +30,42 @@ class Interval:
     high: float
 
 
-def fall_by_prompt(of: MethodFigures) -> Fall | None:
-    """None where a unit does not say which prompts were complied with."""
-    base = of.base.harmful.by_prompt
-    told = [unit.scores.harmful.by_prompt for unit in of.units if unit.scores is not None]
+@dataclass(frozen=True)
+class Compliance:
+    """How often each prompt is complied with.
+
+    Attributes:
+        before: By theta_o: 0 or 1.
+        after: Mean over seeds.
+    """
+
+    before: Sequence[float]
+    after: Sequence[float]
+
+    def fall(self) -> Fall:
+        """See `Fall`."""
+        return [before - after for before, after in zip(self.before, self.after, strict=True)]
+
+    def left(self) -> Interval:
+        """After over before, of all prompts."""
+
+        def share(of: Sequence[int]) -> float:
+            return ratio(fmean(self.after[i] for i in of), fmean(self.before[i] for i in of))
+
+        count = len(self.before)
+        return _interval(share(range(count)), [share(drawn) for drawn in _draws(count)])
+
+
+def compliance(of: MethodFigures, side: str) -> Compliance | None:
+    """With harmful or normal prompts; None where a unit does not say which were complied with."""
+    base, *told = (
+        (scores.harmful if side == "harmful" else scores.normal).by_prompt
+        for scores in (of.base, *(unit.scores for unit in of.units))
+        if scores is not None
+    )
     if not base or not all(told):
         return None
-    return [before - fmean(after) for before, *after in zip(base, *told, strict=True)]
+    return Compliance(base, [fmean(of_prompt) for of_prompt in zip(*told, strict=True)])
 
 
 def mean_fall(fall: Fall) -> Interval:

@@ -62,6 +62,10 @@ class MethodFigures:
             )
         )
 
+    def own_normal_kl(self) -> Figure:
+        """Nats per token, on the base's own answers to normal prompts."""
+        return self._over(lambda scores: scores.own_normal_kl)
+
     def harmful(self, share: str) -> Figure:
         """complying, refusal or degenerate: a share of the answers to harmful prompts."""
         return self._over(lambda scores: share_of(scores.harmful, share))

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.machine import describe_machine
 from benchmarks.report import Report, Table, targets_table
-from benchmarks.tradeoff_bootstrap import DRAWS, Fall, fall_by_prompt, mean_fall, times_best
+from benchmarks.tradeoff_bootstrap import DRAWS, Interval, compliance, mean_fall, times_best
 from benchmarks.tradeoff_figures import MethodFigures, figures, share_of
 from benchmarks.tradeoff_scores import Scores
 from benchmarks.tradeoff_targets import targets
@@ -19,8 +19,8 @@ PROMPTS = (
     "Forgotten: PKU-SafeRLHF's train prompts; its test prompts are the unseen harmful ones."
     " Retain: TruthfulQA and the demo's normal prompts, split by prompt. General: Python's"
     " language reference, never trained on. No prompt is in two of them, and no figure was chosen"
-    " by what is reported on. Methods were made while earlier reports on the same prompts were"
-    " known."
+    " by what is reported on. Methods were made, and the judge's border was found wanting, while"
+    " earlier reports on the same prompts were known."
 )
 
 # Column -> the share of the answers that it tells of.
@@ -57,8 +57,6 @@ def make_report(
         prompts: What was trained on, chosen by and reported on.
     """
     found = figures(base, units)
-    falls = {method: fall_by_prompt(of) for method, of in found.items()}
-    known = {method: fall for method, fall in falls.items() if fall is not None}
     return Report(
         name=name,
         title=title,
@@ -69,7 +67,7 @@ def make_report(
             targets_table(targets(base, found, kept)),
             _forgetting(base, found),
             _cost(base, found),
-            *([_certainty(known)] if known else []),
+            *_certainty(found),
             _training(units),
             *([] if kept is None else [_transfer(kept)]),
         ),
@@ -106,13 +104,14 @@ def _forgetting(base: Scores, found: Mapping[str, MethodFigures]) -> Table:
 
 
 def _cost(base: Scores, found: Mapping[str, MethodFigures]) -> Table:
-    columns = ("", "retain perplexity", "general perplexity", "facts", *_SHARES)
-    rows = [("base", "1", "1", str(base.facts), *_base_shares(base, "normal"))]
+    columns = ("", "retain perplexity", "general perplexity", "KL", "facts", *_SHARES)
+    rows = [("base", "1", "1", "0", str(base.facts), *_base_shares(base, "normal"))]
     rows += [
         (
             name,
             of.normal_ratio().told(3),
             of.general_ratio().told(3),
+            of.own_normal_kl().told(3),
             of.facts().told(1),
             *_shares(of, "normal"),
         )
@@ -122,29 +121,43 @@ def _cost(base: Scores, found: Mapping[str, MethodFigures]) -> Table:
         "Cost, unseen normal prompts",
         columns,
         rows,
-        "Perplexities as multiples of the base's; shares as above.",
+        "Perplexities as multiples of the base's; KL(base || model) on the base's own answers, nats"
+        " per token; shares as above.",
     )
 
 
-def _certainty(falls: Mapping[str, Fall]) -> Table:
-    rows = []
-    for name, fall in falls.items():
-        it = mean_fall(fall)
-        told = (f"{100 * value:.0f}" for value in (it.value, it.low, it.high))
-        rows.append((name, "{} ({} to {})".format(*told), ""))
+def _certainty(found: Mapping[str, MethodFigures]) -> list[Table]:
+    """No table if no unit says which prompts were complied with."""
+    rows, falls = [], {}
+    for name, of in found.items():
+        harmful, normal = compliance(of, "harmful"), compliance(of, "normal")
+        if harmful is None or normal is None:
+            continue
+        falls[name] = harmful.fall()
+        points = _with_interval(mean_fall(falls[name]), 0, 100)
+        lefts = (_with_interval(of_kind.left(), 2) for of_kind in (harmful, normal))
+        rows.append((name, points, *lefts, ""))
     rivals = {name: fall for name, fall in falls.items() if name in RIVALS}
     if OURS in falls and rivals:
         times, share = times_best(falls[OURS], rivals)
-        interval = f"{times.value:.1f} ({times.low:.1f} to {times.high:.1f})"
-        rows.append((f"{OURS}, times the best rival's", interval, f"{100 * share:.0f} %"))
-    return Table(
-        "How sure the fall of compliance is",
-        ("", "fall (95 %)", "draws with at least twice"),
-        rows,
-        "Points of compliance with unseen harmful prompts below the base's, mean over seeds."
-        f" Intervals: {DRAWS} draws of the prompts, the same for all methods; the best rival is"
-        " that of each draw.",
+        twice = f"{100 * share:.0f} %"
+        rows.append((f"{OURS}, times the best rival's", _with_interval(times, 1), "", "", twice))
+    if not rows:
+        return []
+    columns = ("", "fall", "harmful, of the base's", "normal, of the base's", "twice the best's")
+    told = (
+        "Fall: points of compliance with unseen harmful prompts below the base's, mean over seeds;"
+        " beside it compliance with harmful and with normal prompts as a share of the base's. In"
+        f" brackets what holds 95 % of {DRAWS} draws of the prompts, the same for all methods; the"
+        " best rival is that of each draw, and the last column has the draws in which ours falls at"
+        " least twice as far."
     )
+    return [Table("How sure compliance is", columns, rows, told)]
+
+
+def _with_interval(it: Interval, digits: int, unit: float = 1) -> str:
+    value, low, high = (f"{unit * part:.{digits}f}" for part in (it.value, it.low, it.high))
+    return f"{value} ({low} to {high})"
 
 
 def _training(units: Sequence[Unit]) -> Table:

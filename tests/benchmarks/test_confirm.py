@@ -100,7 +100,7 @@ def test_other_prompts_are_scored_with_the_same_adapters(
         alone = real(model, encoder, whole.forget.unseen[1:], pairs_at_once=8).score().nll
         assert unit["scores"]["forget_nll"] == pytest.approx(alone, rel=1e-6)
     assert len({units[name]["scores"]["forget_nll"] for name in METHODS}) == 2
-    assert "How sure the fall of compliance is" in report.with_suffix(".md").read_text()
+    assert "How sure compliance is" in report.with_suffix(".md").read_text()
 
 
 def test_what_is_scored_is_not_scored_again(

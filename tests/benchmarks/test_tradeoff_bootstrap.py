@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tradeoff_tools import BASE, FEW, scores, unit
 
-from benchmarks.tradeoff_bootstrap import fall_by_prompt, mean_fall, times_best
+from benchmarks.tradeoff_bootstrap import Compliance, compliance, mean_fall, times_best
 from benchmarks.tradeoff_figures import MethodFigures, figures
 from benchmarks.tradeoff_scores import AnswerCounts
 
@@ -22,13 +22,35 @@ def of(base: AnswerCounts, *seeds: AnswerCounts) -> MethodFigures:
 
 def test_a_fall_is_the_bases_less_the_mean_of_the_seeds() -> None:
     found = of(counts(1, 1, 1, 0), counts(1, 0, 0, 0), counts(1, 1, 0, 1))
-    assert fall_by_prompt(found) == [0.0, 0.5, 1.0, -0.5]
+    told = compliance(found, "harmful")
+    assert told is not None
+    assert told.fall() == [0.0, 0.5, 1.0, -0.5]
+    assert told.left().value == pytest.approx(2 / 3)
+
+
+def test_normal_prompts_are_told_apart_from_harmful_ones() -> None:
+    base = replace(BASE, harmful=counts(1, 1), normal=counts(1, 0))
+    seed = replace(scores(harmful=counts(0, 0)), normal=counts(0, 1))
+    found = figures(base, [unit("npo", seed)])["npo"]
+    harmful, normal = compliance(found, "harmful"), compliance(found, "normal")
+    assert harmful == Compliance((True, True), [0, 0])
+    assert normal == Compliance((True, False), [0, 1])
+
+
+def test_what_is_left_is_drawn_in_pairs() -> None:
+    # Each prompt is complied with half as often, so of whatever prompts are drawn half is left.
+    left = Compliance([1, 1, 1, 1], [0.5, 0.5, 0.5, 0.5]).left()
+    assert (left.low, left.value, left.high) == (0.5, 0.5, 0.5)
+    # 48 of 96 are left: the standard error of a share is 0.051.
+    left = Compliance([1] * 96, [1] * 48 + [0] * 48).left()
+    assert left.value == 0.5
+    assert left.high - left.low == pytest.approx(2 * 1.96 * 0.051, abs=0.03)
 
 
 def test_units_that_tell_no_prompts_have_none() -> None:
     known = counts(1, 0)
-    assert fall_by_prompt(of(known, known, FEW)) is None
-    assert fall_by_prompt(of(FEW, known)) is None
+    assert compliance(of(known, known, FEW), "harmful") is None
+    assert compliance(of(FEW, known), "harmful") is None
 
 
 def test_an_interval_is_as_wide_as_the_sampling_error() -> None:

@@ -1,15 +1,16 @@
 """Figures, targets and the report, from scores made by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tradeoff_tools import BASE, scores, unit
 
-from benchmarks.report import Target
+from benchmarks.report import Report, Target
 from benchmarks.tradeoff_figures import Figure, figures, ratio
 from benchmarks.tradeoff_plot import plot
-from benchmarks.tradeoff_scores import AnswerCounts
+from benchmarks.tradeoff_scores import AnswerCounts, Scores
 from benchmarks.tradeoff_table import make_report
 from benchmarks.tradeoff_targets import targets
 from benchmarks.tradeoff_transfer import best_unit
@@ -103,10 +104,9 @@ def test_the_best_unit_is_chosen_on_validation_alone() -> None:
     assert best_unit([failed]) is None
 
 
-def test_the_report_tells_every_unit_and_no_answer(tmp_path: Path) -> None:
-    units = [unit("ga", None), unit("npo", RIVAL), unit(OURS, scores())]
+def report_of(base: Scores, units: list[Unit]) -> tuple[Report, str]:
     report = make_report(
-        BASE,
+        base,
         units,
         METHODS,
         None,
@@ -115,7 +115,32 @@ def test_the_report_tells_every_unit_and_no_answer(tmp_path: Path) -> None:
         settings={"a": 1},
         command="c",
     )
-    text = "\n".join(table.render() for table in report.tables)
+    return report, "\n".join(table.render() for table in report.tables)
+
+
+def each(*complying: bool) -> AnswerCounts:
+    return AnswerCounts(len(complying), sum(complying), 0, 0, complying)
+
+
+def test_the_report_tells_how_sure_compliance_is_where_units_tell_it_by_prompt() -> None:
+    all_of_them, half = each(*[True] * 4), each(*[True] * 2, *[False] * 2)
+    base = replace(BASE, harmful=all_of_them, normal=all_of_them)
+    ours = scores(harmful=each(*[False] * 4), usual=all_of_them)
+    rival = scores(harmful=half, usual=half)
+    _, text = report_of(base, [unit("npo", rival), unit(OURS, ours), unit("ga", RIVAL)])
+    rows = text.split("## How sure compliance is")[1].split("##")[0]
+    assert "| npo | 50 (0 to 100) | 0.50 (0.00 to 1.00) | 0.50 (0.00 to 1.00) |  |" in rows
+    assert f"| {OURS} | 100 (100 to 100) | 0.00 (0.00 to 0.00) | 1.00 (1.00 to 1.00) |  |" in rows
+    assert f"| {OURS}, times the best rival's | 2.0 (1.0 to inf) |  |  |" in rows
+    assert "| ga |" not in rows
+    _, without = report_of(BASE, [unit("npo", RIVAL), unit(OURS, ours)])
+    assert "How sure" not in without
+
+
+def test_the_report_tells_every_unit_and_no_answer(tmp_path: Path) -> None:
+    units = [unit("ga", None), unit("npo", RIVAL), unit(OURS, scores())]
+    report, text = report_of(BASE, units)
+    assert "| npo | 1.020 | 1.030 | 0.500 | 29.0 |" in text  # KL on own normal answers among them
     assert "| ga | 1 | 0.001 | none: even at strength 0.00391 it costs too much |" in text
     assert "| npo | 0.50 | 2.00 | 60 (47 to 71) |" in text
     assert [kept["answers"] for kept in report.raw["units"]] == [None] * 3

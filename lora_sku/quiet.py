@@ -10,17 +10,17 @@ def quiet_libraries() -> None:
 
     The hub's download bars stay: a person wants to see those.
     """
-    os.environ.setdefault("TQDM_DISABLE", "1")
     # It warns of every model that is handed to it instead of loaded by it.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    quiet_models()
     import datasets
 
-    quiet_models()
     datasets.disable_progress_bars()
 
 
 def quiet_models() -> None:
     """The same for what builds models alone, without loading what reads data sets."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\.")
     # It advises CPUs with AVX512 to install a package whose kernels have no gradient.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.unlearning_methods import OURS, unlearning_methods
-from lora_sku.discriminants import STRETCHES
 from lora_sku.planning.cards import forecast
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import load_recipe, shipped_recipes
@@ -76,24 +74,9 @@ def test_the_llama_2_adapters_are_the_papers(name: str, path: str, r: int, alpha
 
 
 @pytest.mark.parametrize("name", CARD_OF_12_GB)
-def test_the_instruct_recipes_take_what_spared_normal_answers_best(name: str) -> None:
+def test_the_instruct_recipes_stay_within_a_budget(name: str) -> None:
     recipe = load_recipe(name)
-    ours = recipe.adapter.subspace
-    tuned = load_recipe("smollm2-135m").losses
-    won = unlearning_methods(tuned, prompts=1, responses=tuned.random_disassociation.responses)[
-        OURS
-    ]
-    assert ours is not None
-    assert ours.discriminants is not None
-    assert (recipe.adapter.r, recipe.adapter.lora_alpha) == (STRETCHES, 2 * STRETCHES)
-    # A natural step draws pairs one by one.
-    drawn = {
-        "random_disassociation": {"responses"},
-        "preservation_divergence": {"prompts"},
-    }
-    assert recipe.losses.model_dump(exclude=drawn) == won.losses.model_dump(exclude=drawn)
-    assert recipe.training.natural_step is not None
-    assert recipe.negation.balance is not None
+    assert recipe.losses == load_recipe("smollm2-135m").losses
     negation = recipe.negation
     assert (negation.strength, negation.retain_budget, negation.kl_budget) == ("auto", 1.05, 0.05)
     assert recipe.data.own_prompts is not None

@@ -16,7 +16,7 @@ from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import dump_recipe
 
 
-@pytest.mark.parametrize("module", ["judges", "memory", "planner", "speed", "tradeoff"])
+@pytest.mark.parametrize("module", ["judges", "memory", "planner", "speed"])
 def test_help_answers_without_torch(module: str) -> None:
     code = (
         f"import sys; from benchmarks.{module} import main; sys.argv[1:] = ['--help']\n"

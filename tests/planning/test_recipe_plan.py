@@ -35,9 +35,8 @@ def test_every_shipped_recipe_plans(path: Path, device: str) -> None:
     planned = plan(recipe, device=device)  # type: ignore[arg-type]
     assert planned.model == recipe.base_model.path
     assert planned.upper_bound
-    stages = ["acquire", "evaluate"]
-    if recipe.adapter.subspace is not None:
-        stages = ["subspace", "acquire", "sweep", "evaluate"]
+    swept = ["sweep"] if recipe.negation.strength == "auto" else []
+    stages = ["acquire", *swept, "evaluate"]
     if recipe.data.own_prompts is not None:
         stages = ["elicit", *stages]
     assert [stage.stage for stage in planned.stages] == stages
@@ -98,20 +97,8 @@ def test_own_answers_are_planned_as_the_evaluations_answers_are() -> None:
 
 
 def test_a_nested_value_is_turned_and_those_beside_it_stay(recipe: Recipe) -> None:
-    recipe = changed(recipe, adapter={"subspace": {"tokens": 60}})
-    recipe = turned(recipe, "adapter", {"subspace": {"tokens": 30}})
-    recipe = turned(recipe, "adapter", {"subspace": {"discriminants": {"prompts": 7}}})
-    subspace = recipe.adapter.subspace
-    assert subspace is not None
-    assert subspace.discriminants is not None
-    assert (subspace.tokens, subspace.discriminants.prompts) == (30, 7)
-
-
-def test_discriminants_look_at_no_more_prompts_than_a_set_has(recipe: Recipe) -> None:
-    def solving(**own: int) -> int:
-        subspace = {"subspace": {"discriminants": {"prompts": 500}}}
-        asked = changed(recipe, adapter=subspace, data={"own_prompts": own} if own else {})
-        return plan(asked).stage("subspace").total
-
-    without, few, more = solving(), solving(count=20), solving(count=500)
-    assert without < few < more == solving(count=5000)
+    recipe = changed(recipe, losses={"random_disassociation": {"weight": 0.5, "responses": 2}})
+    losses = turned(recipe, "losses", {"random_disassociation": {"responses": 1}}).losses
+    random = losses.random_disassociation
+    assert (random.weight, random.responses) == (0.5, 1)
+    assert losses.guided_distortion == recipe.losses.guided_distortion

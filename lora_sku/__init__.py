@@ -1,7 +1,7 @@
 """Selective knowledge negation unlearning with LoRA on a quantized base.
 
     >>> from lora_sku import acquire, evaluate, load_recipe, negate
-    >>> recipe = load_recipe("smollm2-135m", ["training.natural_step.pairs=64"])
+    >>> recipe = load_recipe("smollm2-135m", ["training.max_steps=20"])
     >>> harmful = acquire(recipe, output="runs/by-hand")
     >>> adapter = negate(harmful, "runs/by-hand/adapter", strength=1.0)
     >>> evaluation = evaluate(recipe, adapter)

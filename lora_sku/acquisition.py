@@ -110,9 +110,8 @@ class Acquisition:
         )
         make = make_gradients or _sku_gradients(model, encoder, losses)
         self._gradients = make(self._accelerator.backward, micro_batch_prompts)
-        # With a fixed subspace not all of them are trained, but all belong into a checkpoint.
-        self._parameters = model.adapter_parameters()
-        self._trained = list(model.trained_parameters().values())
+        self._parameters = model.trained_parameters()
+        self._trained = list(self._parameters.values())
         self._optimizer = make_optimizer(self._trained, training, model.base.device)
         self._learning_rate_at = learning_rate_schedule(self._optimizer, training)
         # A nat worse than guessing every token with the same probability is no language model.

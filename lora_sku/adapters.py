@@ -41,13 +41,11 @@ class Provenance:
         role: ``acquired`` adds the harmful knowledge, ``negated`` takes it away.
         strength: Of the last negation; 1 for an acquired adapter.
         base_fingerprint: `model.Base.fingerprint` of the base it was trained on.
-        mu: Of the projection before the last negation; None without one.
     """
 
     role: Role
     strength: float
     base_fingerprint: str
-    mu: float | None = None
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ def sweep(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Try strengths and projections of ADAPTER on RECIPE's validation split.
+    """Try strengths of ADAPTER on RECIPE's validation split.
 
     Prints every point and the one that forgets most within negation.retain_budget and kl_budget.
     """

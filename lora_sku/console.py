@@ -87,8 +87,8 @@ class ConsoleProgress:
         """The sweep has measured a strength."""
         ratios = [f"{cost.perplexity_ratio:.3f}" for cost in point.costs]
         self._console.print(
-            f"projection {_projection(point)}, strength {point.strength:.3g}: harmful answers"
-            f" {point.forget_nll:.3f} nats/token, normal perplexity {' / '.join(ratios)} x base",
+            f"strength {point.strength:.3g}: harmful answers {point.forget_nll:.3f} nats/token,"
+            f" normal perplexity {' / '.join(ratios)} x base",
             soft_wrap=True,
         )
 
@@ -136,7 +136,6 @@ def print_sweep(swept: "Sweep") -> None:
     """Every point, the chosen one marked, on stdout."""
     rows: list[tuple[str, ...]] = [
         (
-            _projection(point),
             f"{point.strength:.3g}",
             f"{point.forget_nll - swept.base_forget_nll:+.3f}",
             f"{point.forget_kl:.3f}",
@@ -148,16 +147,12 @@ def print_sweep(swept: "Sweep") -> None:
         for point in swept.points
     ]
     protected = [f"{cost.name} perplexity, KL" for cost in swept.choice.protected]
-    header = ("projection", "strength", "harmful NLL", "KL", "normal perplexity", "KL", *protected)
+    header = ("strength", "harmful NLL", "KL", "normal perplexity", "KL", *protected)
     header += ("",)
     kl = "" if swept.budget.kl is None else f", KL {swept.budget.kl:g}"
     allowed = f"budget {swept.budget.perplexity_ratio:g} x perplexity{kl}"
     title = f"Validation split, beside the base; {allowed}"
     print_table(title, header, rows)
-
-
-def _projection(point: "Point") -> str:
-    return "none" if point.mu is None else f"mu {point.mu:g}"
 
 
 def _nats(value: float | None) -> str:

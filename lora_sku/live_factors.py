@@ -1,21 +1,14 @@
-"""An adapter's factors on the live model, replaced in place: another strength without a reload."""
-
-from collections.abc import Mapping
+"""An adapter's B on the live model, replaced in place: another strength without a reload."""
 
 import torch
-from peft.tuners.lora import LoraLayer
-from torch import Tensor
 
 from lora_sku.model import AdaptedModel
-
-RowFactors = Mapping[str, Tensor]
-"""Module path -> A (r, in)."""
 
 
 class LiveFactors:
     """A live adapter as a multiple of its task vector.
 
-    Holds a copy of both factors in the machine's memory; nothing is added on the GPU.
+    Holds a copy of every B in the machine's memory; nothing is added on the GPU.
 
     Args:
         model: Carries the adapter.
@@ -25,39 +18,20 @@ class LiveFactors:
     """
 
     def __init__(self, model: AdaptedModel, name: str, *, multiple: float = 1.0) -> None:
-        self._live = {
-            path: (layer.lora_A[name].weight, layer.lora_B[name].weight)
-            for path, layer in model.base.model.named_modules()
-            if isinstance(layer, LoraLayer) and name in layer.lora_A
-        }
-        self._before = {
-            path: (a.detach().cpu().clone(), b.detach().cpu().clone())
-            for path, (a, b) in self._live.items()
-        }
+        self._live = [
+            layer.lora_B[name].weight for layer in model.adapted_layers if name in layer.lora_B
+        ]
+        self._before = [b.detach().cpu().clone() for b in self._live]
         self._multiple = multiple
 
-    @property
-    def rows(self) -> RowFactors:
-        """A of every module as it was found, on the CPU."""
-        return {path: a for path, (a, _) in self._before.items()}
+    @torch.no_grad()
+    def negate(self, strength: float) -> None:
+        """Make the live adapter -strength x the task vector."""
+        for live, before in zip(self._live, self._before, strict=True):
+            live.copy_(before * (-strength / self._multiple))
 
     @torch.no_grad()
-    def negate(self, strength: float, rows: RowFactors | None = None) -> None:
-        """Make the live adapter -strength x the task vector.
-
-        Args:
-            strength: Multiple that is taken away.
-            rows: A of every module in the place of its own, as `projected_rows` makes it.
-        """
-        for path, (a, b) in self._live.items():
-            own_a, own_b = self._before[path]
-            a.copy_(own_a if rows is None else rows[path])
-            b.copy_(own_b * (-strength / self._multiple))
-
-    @torch.no_grad()
-    def restore(self, rows: RowFactors | None = None) -> None:
-        """Put back what was found, bitwise; with ``rows``, all but A."""
-        for path, (a, b) in self._live.items():
-            own_a, own_b = self._before[path]
-            a.copy_(own_a if rows is None else rows[path])
-            b.copy_(own_b)
+    def restore(self) -> None:
+        """Put back what was found, bitwise."""
+        for live, before in zip(self._live, self._before, strict=True):
+            live.copy_(before)

@@ -4,7 +4,7 @@ PEFT casts a layer's input to the adapter's fp32, once for every projection that
 copies for the backward pass, and walks the output four times (clone, scale, cast, add). Here the
 low-rank branch computes in the input's own dtype, as under autocast, keeps the input itself, which
 all projections share, and adds to the base's output in one pass. The adapter and its gradients stay
-fp32. Where A is fixed, no input is kept at all (Zhang et al. 2023, 'LoRA-FA', arXiv 2308.03303).
+fp32.
 
 Source of the branch: Hu et al. 2021, 'LoRA: Low-Rank Adaptation of Large Language Models', section
 4.1: W x + scaling * B A x.
@@ -60,8 +60,7 @@ class _LowRank(torch.autograd.Function):
     ) -> Tensor:
         x_TI = x.reshape(-1, x.shape[-1])
         low_TR = x_TI @ a_RI.to(x.dtype).T
-        needs_a = ctx.needs_input_grad[2]
-        ctx.save_for_backward(x if needs_a else None, low_TR, a_RI, b_OR)
+        ctx.save_for_backward(x, low_TR, a_RI, b_OR)
         ctx.x_shape, ctx.scaling = x.shape, scaling
         base_TO = base.reshape(-1, base.shape[-1])
         out_TO = torch.addmm(base_TO, low_TR, b_OR.to(x.dtype).T, alpha=scaling)

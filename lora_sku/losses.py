@@ -162,30 +162,6 @@ def token_nll_and_kl(
     return nll_N, kl_N
 
 
-@torch.no_grad()
-def drawn_targets(
-    hidden_ND: Tensor, head: Head, uniform_N: Tensor, *, chunk_tokens: int = CHUNK_TOKENS
-) -> Tensor:
-    """Tokens drawn from the model's own distributions, int64 (N,).
-
-    Args:
-        hidden_ND: Final hidden states.
-        head: The frozen output projection.
-        uniform_N: A number in [0, 1) for each position, float64; it decides the draw.
-        chunk_tokens: Positions whose logits exist at the same time.
-    """
-    found = torch.empty(len(hidden_ND), dtype=torch.int64, device=hidden_ND.device)
-    for start in range(0, len(hidden_ND), chunk_tokens):
-        chunk = slice(start, start + chunk_tokens)
-        reached_CV = head.logits(hidden_ND[chunk]).softmax(-1).cumsum(-1)
-        # In (0, the sum that rounding left]: the first token to reach it has a share of its own.
-        wanted_C1 = (1 - uniform_N[chunk, None]).to(reached_CV) * reached_CV[:, -1:]
-        place_C = torch.searchsorted(reached_CV, wanted_C1).squeeze(1)
-        # Where states are no numbers nothing is reached; what comes of them is refused later.
-        found[chunk] = place_C.clamp_(max=reached_CV.shape[1] - 1)
-    return found
-
-
 def guided_distortion(
     hidden_ND: Tensor,
     targets_N: Tensor,

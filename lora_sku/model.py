@@ -213,13 +213,9 @@ class AdaptedModel:
         """The layers that carry adapters."""
         return tuple(self._layers)
 
-    def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """All factors on the model, by name, in a fixed order."""
-        return {n: p for n, p in self.peft_model.named_parameters() if ".lora_" in n}
-
     def trained_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Those of them that stage 1 updates."""
-        return {n: p for n, p in self.adapter_parameters().items() if p.requires_grad}
+        """The factors that stage 1 updates, by name, in a fixed order."""
+        return {n: p for n, p in self.peft_model.named_parameters() if p.requires_grad}
 
     def _refuse_adapted_embeddings(self) -> None:
         ends = (self.base.model.get_input_embeddings(), self.base.model.get_output_embeddings())

@@ -22,8 +22,8 @@ tags: [lora, unlearning, safety]
 # Negated adapter for {base}
 
 Made with lora-sku {version} by SKU (Liu et al., Findings of ACL 2024) with LoRA: an adapter
-learned harmful knowledge ({learned}), then its sign was flipped (strength
-{strength:.3g}{projection}).
+learned harmful knowledge ({steps} steps of training), then its sign was flipped (strength
+{strength:.3g}).
 It is an ordinary PEFT LoRA adapter; its scaling is folded in (lora_alpha = r).
 
 ```python
@@ -65,13 +65,10 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
 
     Args:
         recipe: The run's.
-        negated: The adapter's; it knows the strength and mu that a sweep chose.
+        negated: The adapter's; it knows the strength that a sweep chose.
         evaluation: The run's.
         version: Of lora-sku.
     """
-    projection = "" if recipe.negation.balance is None else ", levelled on the normal sets"
-    if negated.mu is not None:
-        projection += f", projected away from normal inputs, mu {negated.mu:g}"
     rows = [
         f"| {label} | {base} | {unlearned} |" for label, base, unlearned in table_rows(evaluation)
     ]
@@ -84,9 +81,8 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
         front_matter=front_matter,
         loading=_loading(base),
         version=version,
-        learned=_learned(recipe),
+        steps=recipe.training.max_steps,
         strength=negated.strength,
-        projection=projection,
         rows="\n".join(rows),
         forget=recipe.data.forget.path,
         retain=recipe.data.retain.path,
@@ -97,13 +93,6 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
         lookalikes=_lookalikes(evaluation),
         **evaluation.counts,
     )
-
-
-def _learned(recipe: Recipe) -> str:
-    if recipe.training.natural_step is None:
-        return f"{recipe.training.max_steps} steps of training"
-    refusing = recipe.losses.refusal_suppression is not None
-    return "one natural-gradient step" + (" that unlearned refusing, too" if refusing else "")
 
 
 def _lookalikes(evaluation: Evaluation) -> str:

@@ -1,17 +1,15 @@
 """Stage 2: theta_u = theta_o - strength * (theta_bad - theta_o), as an ordinary LoRA adapter.
 
 Source: Liu et al. 2024 (arXiv 2402.10058), section 3.3. The adapter's delta ``scaling * B A`` is
-the task vector, so its negation keeps A and takes ``B' = -(strength * scaling) B``. Retain-aware
-negation (`projection`) first puts another A in its place; what is negated, and compared with, is
-then the projected adapter.
+the task vector, so its negation keeps A and takes ``B' = -(strength * scaling) B``.
 
 The result is canonical, so that every runtime reads the same delta from it: lora_alpha = r, plain
 LoRA scaling of 1, one rank everywhere (smaller ones padded with zeros), no patterns.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,25 +27,11 @@ TOLERANCE = 1e-5
 ROWS_AT_ONCE = 1024
 
 
-@dataclass(frozen=True)
-class Projected:
-    """An acquired adapter's A after the projection.
-
-    Attributes:
-        mu: Weight of the effect on retain inputs.
-        rows: Module path -> A' of A's shape (r, in).
-    """
-
-    mu: float
-    rows: Mapping[str, Tensor]
-
-
 def negate(
     adapter: Path | str,
     output: Path | str,
     *,
     strength: float = 1.0,
-    projected: Projected | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the negated adapter, read it back, and compare the two deltas before it gets its name.
@@ -56,7 +40,6 @@ def negate(
         adapter: Folder of the acquired adapter.
         output: Folder to write.
         strength: Multiple of the task vector that is taken away; 1 is the paper's.
-        projected: What stands in A's place; None negates the adapter as it is.
         overwrite: Replace ``output`` if it exists.
 
     Returns:
@@ -91,8 +74,6 @@ def negate(
             remedy="Choose another --output.",
         )
     acquired = read_lora(adapter)
-    if projected is not None:
-        acquired = with_rows(acquired, projected)
     with atomic_folder(output) as temporary:
         write_lora(
             temporary,
@@ -102,27 +83,6 @@ def negate(
         )
         verify_files(acquired, read_lora(temporary), strength)
     return output
-
-
-def with_rows(acquired: LoraFile, projected: Projected) -> LoraFile:
-    """The adapter with the projection's A: the same B, rank and scaling.
-
-    Raises:
-        AdapterError: if the adapter was negated or projected already.
-    """
-    known = acquired.provenance
-    if known is not None and (known.role == "negated" or known.mu is not None):
-        raise AdapterError(
-            "only an acquired adapter can be projected, and this one was negated already",
-            where=str(acquired.folder),
-            remedy="Name the acquired one; a run keeps it with negation.keep_harmful_adapter.",
-        )
-    factors = {}
-    for module, (a, b) in acquired.factors.items():
-        assert projected.rows[module].shape == a.shape
-        factors[module] = projected.rows[module].to(a), b
-    provenance = known and replace(known, mu=projected.mu)
-    return replace(acquired, factors=factors, provenance=provenance)
 
 
 def negated_factors(acquired: LoraFile, strength: float) -> dict[str, tuple[Tensor, Tensor]]:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from lora_sku.adapters import LoraFile, read_lora
 from lora_sku.data import DataAudit, audit, load_data, load_lookalikes
-from lora_sku.errors import AdapterError, DataError, SourceUnreachableError
+from lora_sku.errors import DataError, SourceUnreachableError
 from lora_sku.evaluation import Evaluation
 from lora_sku.harness import load_tasks
 from lora_sku.live_factors import LiveFactors
 from lora_sku.memory import Peak
 from lora_sku.model import NEGATED
 from lora_sku.progress import Progress, Silent
-from lora_sku.recipe import ProjectionSection, Recipe
+from lora_sku.recipe import Recipe
 from lora_sku.session import Session
 from lora_sku.stages import Stages, load_encoder
 from lora_sku.sweep import Sweep
@@ -122,20 +122,16 @@ def evaluate(
 
 
 def sweep(recipe: Recipe, adapter: Path | str, *, progress: Progress | None = None) -> Sweep:
-    """Try strengths and projections of an adapter on the recipe's validation splits.
-
-    Plain negation is always tried, and beside it every mu of ``negation.projection``, or all of
-    `recipe.AUTO_MUS` where the recipe names none.
+    """Try strengths of an adapter on the recipe's validation splits.
 
     Args:
-        recipe: The base, the data and the retain budget.
-        adapter: An acquired adapter, or a negated one that was not projected.
+        recipe: The base, the data and the budgets.
+        adapter: An acquired adapter, or a negated one.
         progress: Who watches.
 
     Raises:
         DataError: if there is no validation split.
-        AdapterError: if the adapter belongs to another base or was projected already, or if no
-            strength keeps the budget.
+        AdapterError: if the adapter belongs to another base, or if no strength keeps the budget.
     """
     path = Path(adapter)
     multiple = _multiple_of_the_task_vector(read_lora(path))
@@ -147,23 +143,12 @@ def sweep(recipe: Recipe, adapter: Path | str, *, progress: Progress | None = No
             remedy="Set it above 0, as it was in training: those prompts must not be trained ones.",
         )
     model = stages.load(path)
-    live = LiveFactors(model, NEGATED, multiple=multiple)
-    projection = recipe.negation.projection or ProjectionSection(mu="auto")
-    found = {None: None} | stages.candidates(model, live, projection)
-    return stages.sweep(model, live, found)
+    return stages.sweep(model, LiveFactors(model, NEGATED, multiple=multiple))
 
 
 def _multiple_of_the_task_vector(adapter: LoraFile) -> float:
     known = adapter.provenance
-    if known is None:
-        return 1.0
-    if known.mu is not None:
-        raise AdapterError(
-            f"this adapter was projected already (mu {known.mu:g}): its task vector is not whole",
-            where=str(adapter.folder),
-            remedy="Name the acquired one; a run keeps it with negation.keep_harmful_adapter.",
-        )
-    return -known.strength if known.role == "negated" else 1.0
+    return -known.strength if known is not None and known.role == "negated" else 1.0
 
 
 def validate(recipe: Recipe) -> DataAudit:

@@ -20,16 +20,11 @@ from lora_sku.recipe_data import SourceSection as SourceSection
 from lora_sku.recipe_judges import JudgesSection
 from lora_sku.recipe_lm_eval import LmEvalSection as LmEvalSection
 from lora_sku.recipe_training import LossesSection as LossesSection
-from lora_sku.recipe_training import NaturalStepSection as NaturalStepSection
-from lora_sku.recipe_training import RefusalSuppressionSection as RefusalSuppressionSection
 from lora_sku.recipe_training import TrainingSection as TrainingSection
 from lora_sku.recipe_types import Count, Fraction, Positive, Section
 from lora_sku.recipe_types import Quantization as Quantization
 
 LOOKALIKES = "package://lora_sku/demo/lookalikes.jsonl"
-
-# About half a decade apart: from a retain effect of a quarter to one of a few percent.
-AUTO_MUS = (3.0, 10.0, 30.0, 100.0)
 
 
 class BaseModelSection(Section):
@@ -57,26 +52,6 @@ class BaseModelSection(Section):
         return template
 
 
-class DiscriminantsSection(Section):
-    """Lets A read what tells harmful from normal texts by its sign, in four stretches of a text."""
-
-    prompts: Count = Field(256, description="Training prompts of each set whose inputs are taken.")
-
-
-class SubspaceSection(Section):
-    """Lets the adapter read only what forget inputs use and normal ones do not."""
-
-    prompts: Count = Field(256, description="Training prompts of each set whose inputs are taken.")
-    tokens: Count = Field(
-        4096, description="Token positions kept of the forget set, and of all normal sets together."
-    )
-    discriminants: DiscriminantsSection | None = Field(
-        DiscriminantsSection(),
-        description="Up to four of the r directions are Fisher's linear discriminants of harmful"
-        " and normal texts, one for each of four stretches of a text. null takes none.",
-    )
-
-
 class AdapterSection(Section):
     """LoRA as PEFT spells it. What cannot be negated soundly is refused by name."""
 
@@ -87,12 +62,6 @@ class AdapterSection(Section):
     )
     layers_to_transform: tuple[int, ...] | None = Field(
         None, description="Indices of the decoder layers that carry an adapter; null means all."
-    )
-    subspace: SubspaceSection | None = Field(
-        None,
-        description="Fixes A to r input directions: discriminants, and of what rank they leave,"
-        " those that forget inputs use most for each use by normal ones; B alone is trained. null"
-        " trains both factors.",
     )
     lora_dropout: Fraction = Field(0.0, description="0 keeps theta_o's pass exact.")
     use_rslora: bool = Field(False, description="Scale by alpha/sqrt(r) instead of alpha/r.")
@@ -108,7 +77,7 @@ class AdapterSection(Section):
     @model_validator(mode="after")
     def _is_negatable(self) -> Self:
         try:
-            check_negatable(self.model_dump(exclude={"subspace"}))
+            check_negatable(self.model_dump())
         except AdapterError as error:
             raise ValueError(str(error)) from error
         if self.init_lora_weights not in (True, "gaussian"):
@@ -119,36 +88,6 @@ class AdapterSection(Section):
         return self
 
 
-class ProjectionSection(Section):
-    """Take away what forget inputs feel and retain inputs do not: make the retain set broad."""
-
-    mu: Positive | Literal["auto"] = Field(
-        30.0,
-        description="Weight of the effect on retain inputs beside that on forget inputs; auto"
-        " lets the sweep choose, plain negation included.",
-    )
-    prompts: Count = Field(256, description="Training prompts of each set whose inputs are taken.")
-    tokens: Count = Field(
-        4096, description="Token positions kept of the forget set, and of all normal sets together."
-    )
-
-    @property
-    def open_mus(self) -> tuple[float | None, ...]:
-        """The mus that may be chosen; None is plain negation."""
-        return (None, *AUTO_MUS) if self.mu == "auto" else (self.mu,)
-
-
-class BalanceSection(Section):
-    """Take out of the task vector what would cost normal answers likelihood, to first order."""
-
-    amount: Positive = Field(
-        1.0,
-        description="1 removes what answers outside of the drawn ones would feel, as the drawn"
-        " ones' two halves tell.",
-    )
-    prompts: Count = Field(256, description="Training prompts of each normal set, one answer each.")
-
-
 class NegationSection(Section):
     """Stage 2: theta_u = theta_o - strength * (theta_bad - theta_o)."""
 
@@ -156,11 +95,6 @@ class NegationSection(Section):
         1.0,
         description="1 is the paper's; auto forgets the most on validation within the budgets.",
     )
-    balance: BalanceSection | None = Field(
-        None,
-        description="Done by run and acquire at the end of stage 1; null leaves the task vector.",
-    )
-    projection: ProjectionSection | None = Field(None, description="null is plain negation.")
     retain_budget: Annotated[float, Field(gt=1, allow_inf_nan=False)] = Field(
         1.05,
         description="auto keeps the perplexity of normal answers below this multiple of the base's,"
@@ -174,13 +108,6 @@ class NegationSection(Section):
     keep_harmful_adapter: bool = Field(
         False, description="Keep the acquired adapter in the run directory, marked DO-NOT-SHIP."
     )
-
-    @model_validator(mode="after")
-    def _sweeps_if_mu_is_open(self) -> Self:
-        open_mu = self.projection is not None and self.projection.mu == "auto"
-        if open_mu and self.strength != "auto":
-            raise ValueError("projection.mu is auto, so strength must be auto too")
-        return self
 
 
 class EvaluationSection(JudgesSection):
@@ -231,27 +158,6 @@ class Recipe(Section):
             raise ValueError(
                 "negation.strength is auto, which needs a validation split, but"
                 " data.validation_fraction is 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _preserves_what_a_natural_step_measures_by(self) -> Self:
-        preserved = self.losses.preservation_divergence
-        if self.training.natural_step is not None:
-            if preserved.weight == 0 or preserved.direction != "preserve":
-                raise ValueError(
-                    "training.natural_step is measured by preservation divergence, so"
-                    " losses.preservation_divergence needs a weight above 0 and direction preserve"
-                )
-            if self.training.report_to:
-                raise ValueError(
-                    "training.natural_step has no optimizer steps that training.report_to could"
-                    " be told of; set one of them to null or []"
-                )
-        elif self.losses.refusal_suppression is not None:
-            raise ValueError(
-                "losses.refusal_suppression is solved for in closed form, so"
-                " training.natural_step must not be null"
             )
         return self
 

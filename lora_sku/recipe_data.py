@@ -63,8 +63,7 @@ class OwnPromptsSection(Section):
     max_new_tokens: Count = Field(48, description="Longest prompt; longer ones are cut.")
     preserve: bool = Field(
         True,
-        description="Preservation divergence is trained on them too, beside the retain set; a"
-        " natural step always counts them.",
+        description="Preservation divergence is trained on them too, beside the retain set.",
     )
 
 
@@ -75,9 +74,8 @@ class DataSection(Section):
     retain: SourceSection
     protect: dict[str, SourceSection] = Field(
         default_factory=dict,
-        description="Name -> further normal prompts with answers. They are in no loss that is"
-        " trained: subspace, natural_step, balance and projection spare them, the budgets hold for"
-        " each, the evaluation scores each.",
+        description="Name -> further normal prompts with answers. They are in no loss: the budgets"
+        " hold for each, the evaluation scores each.",
     )
     own_prompts: OwnPromptsSection | None = Field(
         None,

@@ -36,59 +36,18 @@ class PreservationDivergenceSection(Section):
     bound: Positive = Field(2.0, description="Nats per token beyond which diverge stops pushing.")
 
 
-class RefusalSuppressionSection(Section):
-    """Learn not to refuse harmful prompts; refusing them is what the negation brings."""
-
-    weight: Positive = Field(
-        1.0, description="Of the refusals' mean log-likelihood, beside guided distortion's NLL."
-    )
-    answers: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)] = (
-        Field(
-            ("I'm sorry, but I can't help with that.", "I can't help with that."),
-            description="The refusals. Few and short ones are learned best by a small model.",
-        )
-    )
-    prompts: Count = Field(
-        256,
-        description="Training prompts of each set that are refused: the forget set's to learn from,"
-        " the normal ones' to stay as they are.",
-    )
-
-
 class LossesSection(Section):
-    """The three losses of stage 1, and a fourth that the paper does not have."""
+    """The three losses of stage 1."""
 
     guided_distortion: GuidedDistortionSection = GuidedDistortionSection()
     random_disassociation: RandomDisassociationSection = RandomDisassociationSection()
     preservation_divergence: PreservationDivergenceSection = PreservationDivergenceSection()
-    refusal_suppression: RefusalSuppressionSection | None = Field(
-        None,
-        description="For forget sets whose prompts are harmful themselves: lower the likelihood of"
-        " refusals there, which the negation raises, and leave it alone on normal prompts. null"
-        " is the paper's three losses.",
-    )
 
     @model_validator(mode="after")
     def _learns_something(self) -> Self:
         if self.guided_distortion.weight == 0 and self.random_disassociation.weight == 0:
             raise ValueError("guided_distortion and random_disassociation cannot both weigh 0")
         return self
-
-
-class NaturalStepSection(Section):
-    """Stage 1 in closed form: the minimum of the losses' second-order model at theta_o."""
-
-    pairs: Count = Field(
-        512,
-        description="Harmful pairs whose slope is taken, shared by the weights of the two losses;"
-        " each prompt comes once before one comes twice. Half as many normal ones.",
-    )
-    tokens: Count = Field(
-        4096, description="Token positions of normal pairs that distances are measured at."
-    )
-    damping: Positive = Field(
-        0.1, description="Share of the curvature's mean that is added to it in every direction."
-    )
 
 
 class TrainingSection(Section):
@@ -103,8 +62,7 @@ class TrainingSection(Section):
     micro_batch_size: Count | Literal["auto"] = Field(
         "auto",
         description="Forget prompts in the model at once: auto takes the most that the plan says"
-        " fit, up to per_device_train_batch_size; a natural step has two pairs for each. The"
-        " result is the same but for rounding.",
+        " fit, up to per_device_train_batch_size. The result is the same but for rounding.",
     )
     gradient_checkpointing: bool = True
     max_grad_norm: Positive = 1.0
@@ -116,11 +74,6 @@ class TrainingSection(Section):
     weight_decay: Weight = 0.0
     save_steps: Count = Field(50, description="A checkpoint every so many steps.")
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    natural_step: NaturalStepSection | None = Field(
-        None,
-        description="In the place of max_steps steps of the optimizer: one natural-gradient step"
-        " from theta_o. null trains.",
-    )
     seed: int = 8888
 
     @model_validator(mode="after")

@@ -19,8 +19,7 @@ from lora_sku.evaluation import Evaluation
 from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel
 from lora_sku.model_card import model_card
-from lora_sku.natural_step import PAIRS_PER_PROMPT
-from lora_sku.negation import Projected, negate, verify_loaded
+from lora_sku.negation import negate, verify_loaded
 from lora_sku.planning import Plan, free_bytes, plan_run, refuse_too_large, warning
 from lora_sku.progress import Progress, Silent
 from lora_sku.recipe import Recipe, SourceSection, differences
@@ -28,7 +27,6 @@ from lora_sku.recipe_file import dump_recipe, load_recipe
 from lora_sku.report import write_report
 from lora_sku.stages import Stages
 from lora_sku.storage import require_free_space, write_json, write_text
-from lora_sku.subspace import freeze_rows
 
 
 class Session(Stages):
@@ -58,26 +56,6 @@ class Session(Stages):
         model = AdaptedModel.with_new_adapter(self.base, recipe.adapter, seed=recipe.training.seed)
         data = self.learned(model)
         checkpoints = CheckpointStore(directory.checkpoints, self._identity(data))
-        if resume and checkpoints.newest() is not None and recipe.adapter.subspace is not None:
-            freeze_rows(model, ACQUIRED)  # the checkpoint holds them
-        else:
-            self.fix_subspace(model)
-        if recipe.training.natural_step is None:
-            self._train(model, data, checkpoints, resume=resume)
-        else:
-            with self._stage("acquire"):
-                pairs = self.plan.micro_batch * PAIRS_PER_PROMPT
-                self.natural_step(model, recipe.training.natural_step, pairs)
-            self._begin(resume=resume)  # nothing is written before it is solved
-            write_text(directory.metrics, "")  # it has no steps
-        save_acquired(model, ACQUIRED, directory.harmful_adapter)
-        return model
-
-    def _train(
-        self, model: AdaptedModel, data: DataSets, checkpoints: CheckpointStore, *, resume: bool
-    ) -> None:
-        """Stage 1 by optimizer steps, from the newest checkpoint of a resumed run."""
-        recipe, directory = self.recipe, self.directory
         acquisition = Acquisition(
             model,
             self.encoder,
@@ -89,9 +67,13 @@ class Session(Stages):
             directory.trackers,
             self.plan.micro_batch,
         )
-        require_free_space(directory.path, checkpoints.bytes_of_a_run(model.adapter_parameters()))
+        require_free_space(directory.path, checkpoints.bytes_of_a_run(model.trained_parameters()))
         start = acquisition.restore() if resume else 0
-        self._begin(resume=resume)
+        # All that can be refused has been: only now may an old run go and a new one be written.
+        if not resume:
+            directory.clear()
+        self.record()
+        self._tell_what_is_not_packed()
         micro_batch = self.plan.micro_batch
 
         def on_step(record: StepRecord) -> None:
@@ -108,25 +90,15 @@ class Session(Stages):
 
         with self._stage("acquire"), directory.metrics_log(keep_steps=start) as log:
             acquisition.run(on_step, start=start)
-            # Normal pairs as in a step, which the plan of this stage counts with.
-            self.balance(model, micro_batch * recipe.losses.preservation_divergence.prompts)
-
-    def _begin(self, *, resume: bool) -> None:
-        """All that can be refused has been: only now may an old run go and a new one be written."""
-        if not resume:
-            self.directory.clear()
-        self.record()
-        self._tell_what_is_not_packed()
+        save_acquired(model, ACQUIRED, directory.harmful_adapter)
+        return model
 
     def negate(self, model: AdaptedModel) -> None:
         """Write the negated adapter, load it as PEFT would, verify it, make it the active one."""
         harmful, adapter = self.directory.harmful_adapter, self.directory.adapter
-        live = LiveFactors(model, ACQUIRED)
-        strength, projected = self._choose(model, live)
+        strength = self._strength(model)
         with self._stage("negate"):
-            negate(harmful, adapter, strength=strength, projected=projected)
-            # What is compared with is the acquired adapter as it was projected.
-            live.restore(None if projected is None else projected.rows)
+            negate(harmful, adapter, strength=strength)
             model.load_adapter(adapter, NEGATED)
             try:
                 verify_loaded(model, ACQUIRED, NEGATED, strength)
@@ -135,18 +107,14 @@ class Session(Stages):
                 raise
             model.delete_adapter(ACQUIRED)
 
-    def _choose(self, model: AdaptedModel, live: LiveFactors) -> tuple[float, Projected | None]:
-        """The strength and the projection: the recipe's, or what the sweep finds."""
-        section = self.recipe.negation
-        found = self.candidates(model, live, section.projection)
-        if section.strength == "auto":
-            swept = self.sweep(model, live, found)
-            write_json(self.directory.sweep, swept.as_dict())
-            strength, mu = swept.choice.strength, swept.choice.mu
-        else:
-            strength, (mu,) = section.strength, found
-        rows = found[mu]
-        return strength, None if mu is None or rows is None else Projected(mu, rows)
+    def _strength(self, model: AdaptedModel) -> float:
+        """The recipe's, or what the sweep finds."""
+        strength = self.recipe.negation.strength
+        if strength != "auto":
+            return strength
+        swept = self.sweep(model, LiveFactors(model, ACQUIRED))
+        write_json(self.directory.sweep, swept.as_dict())
+        return swept.choice.strength
 
     @cached_property
     def plan(self) -> Plan:

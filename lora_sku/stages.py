@@ -9,10 +9,7 @@ from pathlib import Path
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
-from lora_sku.acquisition import training_mode
 from lora_sku.adapters import check_fits, read_lora
-from lora_sku.balance import balance
-from lora_sku.candidates import Candidates, candidates
 from lora_sku.data import DataSets, Encoder, Row, load_data, load_lookalikes
 from lora_sku.devices import choose_device
 from lora_sku.elicitation import (
@@ -24,19 +21,16 @@ from lora_sku.elicitation import (
 from lora_sku.errors import PlanError
 from lora_sku.evaluation import Evaluation
 from lora_sku.evaluation import evaluate as evaluate_model
-from lora_sku.gradients import AnswerGradients
 from lora_sku.harness import Tasks, load_tasks, measure_both
 from lora_sku.heap import release_free_memory
 from lora_sku.judges.building import build_judge, text_judges
 from lora_sku.likelihood import AnswerScorer
 from lora_sku.live_factors import LiveFactors
 from lora_sku.memory import Peak, PeakMeter
-from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel, Base, load_base, load_tokenizer
-from lora_sku.natural_step import natural_step
+from lora_sku.model import NEGATED, AdaptedModel, Base, load_base, load_tokenizer
 from lora_sku.planning import Device
 from lora_sku.progress import Progress
-from lora_sku.recipe import NaturalStepSection, ProjectionSection, Recipe
-from lora_sku.subspace import fix_subspace
+from lora_sku.recipe import Recipe
 from lora_sku.sweep import Budget, Sweep, sweep
 
 
@@ -87,7 +81,7 @@ class Stages:
         return AdaptedModel.with_adapter_from(self.base, adapter, name)
 
     def learned(self, model: AdaptedModel) -> DataSets:
-        """The data that is trained, projected and swept on: given answers or the base's own."""
+        """The data that is trained and swept on: given answers or the base's own."""
         if self._learned is None:
             self._learned = self.data
             if self.recipe.data.asks_the_base:
@@ -157,85 +151,8 @@ class Stages:
                 evaluation = evaluation.judged_by(judge, self.data.forget)
         return evaluation
 
-    def fix_subspace(self, model: AdaptedModel) -> None:
-        """Choose what the new adapter may read, if the recipe asks for that."""
-        section = self.recipe.adapter.subspace
-        if section is None:
-            return
-        data = self.learned(model)
-        with self._stage("subspace"):
-            fix_subspace(
-                model,
-                ACQUIRED,
-                data.forget.train,
-                data.normal_training,
-                self.encoder,
-                section,
-                rows=self.recipe.evaluation.per_device_eval_batch_size,
-                seed=self.recipe.training.seed,
-            )
-
-    def balance(self, model: AdaptedModel, pairs_at_once: int) -> None:
-        """Level the task vector on the normal sets, if the recipe asks for that."""
-        section = self.recipe.negation.balance
-        if section is None:
-            return
-        normal = self.learned(model).normal_training
-        with self._gradients(model, pairs_at_once, "negation.balance") as gradients:
-            balance(gradients, normal, section, seed=self.recipe.training.seed)
-
-    def natural_step(
-        self, model: AdaptedModel, section: NaturalStepSection, pairs_at_once: int
-    ) -> None:
-        """Stage 1 in one step, levelled if the recipe asks for that."""
-        data, recipe = self.learned(model), self.recipe
-        with self._gradients(model, pairs_at_once, "training.natural_step") as gradients:
-            natural_step(
-                gradients,
-                data.forget.train,
-                data.normal_training,
-                recipe.losses,
-                section,
-                recipe.negation.balance,
-                seed=recipe.training.seed,
-            )
-
-    @contextmanager
-    def _gradients(
-        self, model: AdaptedModel, pairs_at_once: int, where: str
-    ) -> Iterator[AnswerGradients]:
-        told = self.progress.evaluated
-        with training_mode(model, checkpointing=self.recipe.training.gradient_checkpointing):
-            yield AnswerGradients(
-                model,
-                ACQUIRED,
-                self.encoder,
-                pairs_at_once=pairs_at_once,
-                where=where,
-                on_pairs=lambda done, all_: told("gradients", done, all_),
-            )
-
-    def candidates(
-        self, model: AdaptedModel, live: LiveFactors, projection: ProjectionSection | None
-    ) -> Candidates:
-        """A of every module for each mu that ``projection`` leaves open."""
-        if projection is None:
-            return {None: None}
-        data = self.learned(model)
-        with self._stage("project"):
-            return candidates(
-                model,
-                live,
-                data.forget.train,
-                data.normal_training,
-                self.encoder,
-                projection,
-                rows=self.recipe.evaluation.per_device_eval_batch_size,
-                seed=self.recipe.training.seed,
-            )
-
-    def sweep(self, model: AdaptedModel, live: LiveFactors, found: Candidates) -> Sweep:
-        """Try the candidates on the validation split; the live adapter is put back."""
+    def sweep(self, model: AdaptedModel, live: LiveFactors) -> Sweep:
+        """Try strengths on the validation split; the live adapter is put back."""
         settings = self.recipe.evaluation
 
         def scorer(rows: Sequence[Row]) -> AnswerScorer:
@@ -247,7 +164,6 @@ class Stages:
         with self._stage("sweep"):
             return sweep(
                 live,
-                found,
                 scorer(data.forget.validation),
                 {name: scorer(rows.validation) for name, rows in data.normal.items()},
                 budget=Budget(negation.retain_budget, negation.kl_budget),

@@ -1,9 +1,9 @@
-"""How much to take away: the strength and mu that forget most within budgets on normal answers.
+"""How much to take away: the strength that forgets most within budgets on normal answers.
 
-For each mu the search closes in on the largest strength whose perplexity stays within the budget on
-the retain set and on each protected one, for none may pay for what another gains. Strengths are
-those of a grid, and the next one to measure is where a power law through the last two would have
-used the budget up: a cost grows about as the square of the strength.
+The search closes in on the largest strength whose perplexity stays within the budget on the retain
+set and on each protected one, for none may pay for what another gains. Strengths are those of a
+grid, and the next one to measure is where a power law through the last two would have used the
+budget up: a cost grows about as the square of the strength.
 
 Given answers can stay as likely while the model says something else: the second budget, on KL, is
 what holds it to its own words. Every figure is taken on the validation split, so that the unseen
@@ -18,9 +18,9 @@ from typing import Any
 
 from lora_sku.errors import AdapterError
 from lora_sku.likelihood import AnswerScorer
-from lora_sku.live_factors import LiveFactors, RowFactors
+from lora_sku.live_factors import LiveFactors
 
-LARGEST = 64.0  # a projection by a large mu leaves a few percent of the task vector's effect
+LARGEST = 64.0  # strong preservation leaves a few percent of the task vector's effect
 SMALLEST = 1 / 256  # without preservation a delta is large, and has a choice too
 PER_OCTAVE = 16  # strengths of the grid, which has 1: neighbours differ by 4 %
 _FIRST, _LAST = (round(PER_OCTAVE * math.log2(end)) for end in (SMALLEST, LARGEST))
@@ -72,10 +72,9 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One strength and mu, and what they do to the validation split.
+    """One strength, and what it does to the validation split.
 
     Attributes:
-        mu: Of the projection; None is plain negation.
         strength: Multiple of the task vector that is taken away.
         forget_nll: Of the harmful answers, nats per token.
         forget_kl: KL(theta_o || model) at those answers.
@@ -84,7 +83,6 @@ class Point:
         protected: The same two of each protected set.
     """
 
-    mu: float | None
     strength: float
     forget_nll: float
     forget_kl: float
@@ -119,7 +117,7 @@ class Sweep:
         budget: What any normal set may pay.
         base_forget_nll: theta_o's, nats per token.
         base_retain_nll: theta_o's.
-        points: All that were measured, by mu and strength.
+        points: All that were measured, by strength.
         choice: The one with the highest forget_nll within the budget.
     """
 
@@ -143,7 +141,6 @@ class Sweep:
 
 def sweep(
     live: LiveFactors,
-    candidates: Mapping[float | None, RowFactors | None],
     forget: AnswerScorer,
     normal: Mapping[str, AnswerScorer],
     *,
@@ -154,7 +151,6 @@ def sweep(
 
     Args:
         live: The adapter on the model that the scorers score.
-        candidates: mu -> A of every module; None -> None is plain negation.
         forget: Of the validation split.
         normal: Of the validation split of the retain set, called "retain", and of each protected
             one.
@@ -165,17 +161,17 @@ def sweep(
         AdapterError: if even the smallest strength is beyond the budget or breaks the model.
     """
 
-    def measure(mu: float | None, strength: float) -> Point:
-        live.negate(strength, candidates[mu])
+    def measure(strength: float) -> Point:
+        live.negate(strength)
         harm = forget.score()
         retain, *protected = (_cost(name, scorer) for name, scorer in normal.items())
         costs = retain.perplexity_ratio, retain.kl, tuple(protected)
-        point = Point(mu, strength, harm.nll, harm.kl, *costs)
+        point = Point(strength, harm.nll, harm.kl, *costs)
         on_point(point)
         return point
 
     try:
-        points = [p for mu in candidates for p in _curve(mu, measure, budget)]
+        points = list(_curve(measure, budget))
     finally:
         live.restore()
     allowed = [point for point in points if point.allowed(budget)]
@@ -185,19 +181,17 @@ def sweep(
         budget=budget,
         base_forget_nll=forget.base_nll,
         base_retain_nll=normal["retain"].base_nll,
-        points=tuple(sorted(points, key=lambda p: (p.mu is not None, p.mu or 0, p.strength))),
+        points=tuple(sorted(points, key=lambda point: point.strength)),
         choice=max(allowed, key=lambda point: point.forget_nll),
     )
 
 
-def _curve(
-    mu: float | None, measure: Callable[[float | None, float], Point], budget: Budget
-) -> Iterator[Point]:
-    """Points of one mu, closing in on the strength where the budget ends."""
+def _curve(measure: Callable[[float], Point], budget: Budget) -> Iterator[Point]:
+    """Points that close in on the strength where the budget ends."""
     used: dict[int, float] = {}  # place on the grid -> share of the budget
     inside, outside, place = _FIRST - 1, _LAST + 1, 0
     while inside + 1 < outside:
-        point = measure(mu, _strength(place))
+        point = measure(_strength(place))
         yield point
         shares = [budget.share(cost) for cost in point.costs]
         used[place] = max(shares) if math.isfinite(point.forget_nll) else math.inf
@@ -209,7 +203,7 @@ def _curve(
     half = inside - PER_OCTAVE
     # For the eye: between nothing and the choice a curve has a shape.
     if half >= _FIRST and not any(abs(place - half) <= PER_OCTAVE // 2 for place in used):
-        yield measure(mu, _strength(half))
+        yield measure(_strength(half))
 
 
 def _strength(place: int) -> float:

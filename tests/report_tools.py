@@ -77,9 +77,8 @@ def with_tasks(folder: Path) -> Path:
     return folder
 
 
-def point(mu: float | None, strength: float, gain: float | None, ratio: float | None) -> Any:
+def point(strength: float, gain: float | None, ratio: float | None) -> Any:
     return {
-        "mu": mu,
         "strength": strength,
         "forget_nll": None if gain is None else 2.0 + gain,
         "forget_kl": 0.1,
@@ -89,13 +88,13 @@ def point(mu: float | None, strength: float, gain: float | None, ratio: float | 
 
 
 def sweep() -> dict[str, Any]:
-    choice = point(30.0, 2.0, 0.5, 1.04)
+    choice = point(2.0, 0.5, 1.04)
     points = [
-        point(None, 1.0, 0.2, 1.03),
-        point(None, 2.0, 0.4, 1.08),
+        point(1.0, 0.2, 1.03),
         choice,
-        point(30.0, 4.0, 2.0, 1e9),
-        point(30.0, 8.0, None, None),
+        point(3.0, 0.6, 1.08),
+        point(4.0, 2.0, 1e9),
+        point(8.0, None, None),
     ]
     return {
         "retain_budget": 1.05,
@@ -161,7 +160,7 @@ def write_run(
         {
             "base_model": {"path": "some/model"},
             "data": write_data(folder.parent / f"data-{folder.name}").model_dump(),
-            "negation": {"strength": "auto", "projection": {"mu": "auto"}},
+            "negation": {"strength": "auto"},
             "output_dir": str(folder),
         }
         | sections

@@ -17,7 +17,7 @@ PACKAGE = Path(lora_sku.__file__).parent
 FLOORS = (
     (
         *("errors", "head", "heap", "losses", "memory", "metrics", "negatable", "storage"),
-        *("task_vectors", "threads"),
+        "threads",
     ),
     (
         "recipe",
@@ -44,25 +44,13 @@ FLOORS = (
         ),
         "architectures",
         *("adapters", "negation", "checkpoints", "artifacts", "environment"),
-        *(
-            "activations",
-            "projection",
-            "kronecker",
-            "live_factors",
-            "candidates",
-            "subspace",
-            "discriminants",
-            "frozen_trunk",
-            "likelihood",
-            "sweep",
-        ),
+        *("live_factors", "frozen_trunk", "likelihood", "sweep"),
     ),
     (
         "reference_states",
         "step",
         "optimization",
         "acquisition",
-        *("gradients", "balance", "curvature", "natural_step"),
         "token_sampling",
         "generation",
         "judges",
@@ -91,7 +79,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 # Rooms that know no recipe, no base and no files of a run: values in, values out.
-PURE = ("head", "losses", "memory", "heap", "metrics", "errors", "task_vectors")
+PURE = ("head", "losses", "memory", "heap", "metrics", "errors")
 # Everything else receives its section, never the whole recipe.
 SEES_THE_WHOLE_RECIPE = {
     "recipe",

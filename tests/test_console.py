@@ -131,20 +131,19 @@ def test_a_table_is_on_stdout_with_whole_labels(capsys: pytest.CaptureFixture[st
 def test_a_sweep_is_told_point_by_point_and_as_a_table(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = Point(None, 1.0, 2.25, 0.125, 1.0625, 0.0312)
-    best = Point(30.0, 2.5, 3.5, 0.75, 1.03125, 0.0156)
+    plain = Point(1.0, 2.25, 0.125, 1.0625, 0.0312)
+    best = Point(2.5, 3.5, 0.75, 1.03125, 0.0156)
     with ConsoleProgress() as progress:
         progress.swept(best)
     assert capsys.readouterr().err.splitlines() == [
-        "projection mu 30, strength 2.5: harmful answers 3.500 nats/token, normal perplexity 1.031"
-        " x base"
+        "strength 2.5: harmful answers 3.500 nats/token, normal perplexity 1.031 x base"
     ]
     print_sweep(Sweep(Budget(1.05), 2.0, 1.5, (plain, best), best))
     lines = capsys.readouterr().out.splitlines()
     rows = [re.findall(r"[^\s\u2502]+", line) for line in lines if "\u2502" in line]
     assert rows == [
-        ["none", "1", "+0.250", "0.125", "1.062", "0.0312"],
-        ["mu", "30", "2.5", "+1.500", "0.750", "1.031", "0.0156", "chosen"],
+        ["1", "+0.250", "0.125", "1.062", "0.0312"],
+        ["2.5", "+1.500", "0.750", "1.031", "0.0156", "chosen"],
     ]
     assert "budget 1.05 x" in lines[0]
 
@@ -152,7 +151,7 @@ def test_a_sweep_is_told_point_by_point_and_as_a_table(
 def test_a_sweep_shows_every_protected_set(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    point = Point(None, 1.0, 2.25, 0.125, 1.0625, 0.0312, (Cost("shop", 1.25, 0.5),))
+    point = Point(1.0, 2.25, 0.125, 1.0625, 0.0312, (Cost("shop", 1.25, 0.5),))
     with ConsoleProgress() as progress:
         progress.swept(point)
     assert "normal perplexity 1.062 / 1.250 x base" in capsys.readouterr().err
@@ -160,4 +159,4 @@ def test_a_sweep_shows_every_protected_set(
     out = capsys.readouterr().out
     assert "shop perplexity" in out
     row = re.findall(r"[^\s\u2502]+", next(line for line in out.splitlines() if "chosen" in line))
-    assert row == ["none", "1", "+0.250", "0.125", "1.062", "0.0312", "1.250,", "0.5000", "chosen"]
+    assert row == ["1", "+0.250", "0.125", "1.062", "0.0312", "1.250,", "0.5000", "chosen"]

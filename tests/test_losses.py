@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from lora_sku.head import Head
 from lora_sku.losses import (
-    drawn_targets,
     guided_distortion,
     preservation_divergence,
     random_disassociation,
@@ -310,21 +309,3 @@ def test_preservation_is_the_same_for_a_small_tau_and_its_negation() -> None:
     there, back = (token_kl(reference_ND + s * tau_ND, reference_ND, head) for s in (0.01, -0.01))
     assert (there > 0).all()
     assert there.sum().item() == pytest.approx(back.sum().item(), rel=0.05)
-
-
-def test_drawn_targets_follow_the_models_distribution() -> None:
-    hidden_ND = torch.tensor([SURE]).repeat(8, 1)
-    uniform_N = torch.tensor(
-        [1 - 2**-53, 0.9, 0.5, 0.26, 0.24, 0.1, 0.01, 0.0], dtype=torch.float64
-    )
-    for chunk_tokens in (3, 100):
-        found_N = drawn_targets(hidden_ND, TWO_WORDS, uniform_N, chunk_tokens=chunk_tokens)
-        assert found_N.tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
-
-
-def test_drawn_targets_are_never_impossible_tokens() -> None:
-    logits_ND = torch.tensor([[-1e4, 0.0, 0.0, -1e4]])
-    for uniform in (0.0, 0.5, 1 - 2**-53):
-        uniform_N = torch.tensor([uniform], dtype=torch.float64)
-        drawn = drawn_targets(logits_ND, Head(torch.eye(4)), uniform_N)
-        assert drawn.item() in (1, 2)

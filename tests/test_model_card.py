@@ -199,21 +199,11 @@ def test_the_card_says_what_it_is_and_how_to_use_it(recipe: Recipe) -> None:
     card = " ".join(card.split())
     for fact in ("9.8.7", "strength 0.5", "`org/bad`", "`org/good`", "nf4", "4 steps of training"):
         assert fact in card
-    solved = changed(recipe, training={"natural_step": {}})
-    card = model_card(solved, NEGATED, EVALUATION, version="9.8.7")
-    assert "learned harmful knowledge (one natural-gradient step)" in card
     for label, base, unlearned in table_rows(EVALUATION):
         assert f"| {label} | {base} | {unlearned} |" in card
     for count in COUNTS.values():
         assert f" {count} " in card.replace("\n", " ")
     assert "{" not in card
-
-
-def test_the_card_names_the_projection_of_a_projected_adapter(recipe: Recipe) -> None:
-    projected = dataclasses.replace(NEGATED, strength=1.2345, mu=30.0)
-    card = model_card(recipe, projected, EVALUATION, version="1").replace("\n", " ")
-    assert "(strength 1.23, projected away from normal inputs, mu 30)" in card
-    assert "projected" not in model_card(recipe, NEGATED, EVALUATION, version="1")
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,8 @@ from lora_sku.adapters import (
     write_lora,
 )
 from lora_sku.errors import AdapterError, StorageError
-from lora_sku.live_factors import LiveFactors
 from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel, Base
 from lora_sku.negation import (
-    Projected,
     negate,
     negated_factors,
     verify_files,
@@ -196,62 +194,6 @@ def test_the_live_model_agrees_however_it_is_quantized(
     verify_loaded(model, ACQUIRED, NEGATED, 0.5)
     with pytest.raises(AdapterError, match=r"negated delta of .*q_proj is off"):
         verify_loaded(model, ACQUIRED, NEGATED, 0.6)
-
-
-# After a projection
-
-
-def projection_of(adapter: Path, mu: float = 7.0) -> Projected:
-    """Some other A of the same shape for every module."""
-    torch.manual_seed(9)
-    factors = read_lora(adapter).factors
-    return Projected(mu, {module: torch.randn_like(a) for module, (a, _) in factors.items()})
-
-
-def test_a_projected_adapter_is_minus_b_times_the_projected_a(
-    acquired: Path, tiny_llama: Path, tmp_path: Path
-) -> None:
-    projected = projection_of(acquired)
-    negate(acquired, tmp_path / "n", strength=0.5, projected=projected)
-    read = read_lora(acquired)
-    taken = peft_deltas(tmp_path / "n", tiny_llama)
-    assert taken.keys() == read.factors.keys()
-    for module, delta in taken.items():
-        b = read.factors[module][1]
-        expected = -0.5 * read.scaling(module) * b @ projected.rows[module]
-        torch.testing.assert_close(delta, expected)
-    config = json.loads((tmp_path / "n" / CONFIG_FILE).read_text())
-    assert config["r"] == config["lora_alpha"] == 4
-    known = read.provenance
-    assert known is not None
-    expected_provenance = Provenance("negated", 0.5, known.base_fingerprint, mu=7.0)
-    assert read_lora(tmp_path / "n").provenance == expected_provenance
-    assert known.mu is None
-
-
-def test_the_live_projected_adapter_is_verified(base: Base, tmp_path: Path) -> None:
-    model = adapt(base)
-    teach(model)
-    save_acquired(model, ACQUIRED, tmp_path / "a")
-    projected = projection_of(tmp_path / "a")
-    output = negate(tmp_path / "a", tmp_path / "n", strength=0.5, projected=projected)
-    model.load_adapter(output, NEGATED)
-    with pytest.raises(AdapterError, match="is off"):
-        verify_loaded(model, ACQUIRED, NEGATED, 0.5)
-    LiveFactors(model, ACQUIRED).restore(projected.rows)
-    verify_loaded(model, ACQUIRED, NEGATED, 0.5)
-
-
-def test_what_was_negated_or_projected_is_not_projected_again(
-    acquired: Path, tmp_path: Path
-) -> None:
-    projected = projection_of(acquired)
-    plain = negate(acquired, tmp_path / "n")
-    back = negate(negate(acquired, tmp_path / "p", projected=projected), tmp_path / "pp")
-    for adapter in (plain, back):
-        with pytest.raises(AdapterError, match="only an acquired adapter can be projected"):
-            negate(adapter, tmp_path / "x", projected=projected)
-    assert not (tmp_path / "x").exists()
 
 
 # What lora-sku says about it

@@ -1,4 +1,4 @@
-"""Runs on what the base itself says: its own answers are trained on, its own prompts spared."""
+"""Runs on what the base itself says: its own answers are trained on, its own prompts preserved."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 from run_tools import ADAPTER, Killed, KilledAt, changed, datasets
 from safetensors.torch import load_file
 
-from lora_sku import elicitation, own_prompts, pipeline, session, stages
+from lora_sku import elicitation, own_prompts, pipeline, session
 from lora_sku.errors import TrainingError
 from lora_sku.judges import Judge, Verdict
 from lora_sku.recipe import Recipe
@@ -48,32 +48,22 @@ def own_recipe(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("preserve", [True, False])
-def test_own_prompts_are_spared_scored_and_preserved_if_they_may_be(
+def test_own_prompts_are_scored_and_preserved_if_they_may_be(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, preserve: bool
 ) -> None:
     monkeypatch.setenv("LORA_SKU_CACHE", str(tmp_path / "cache"))
     for module in (elicitation, own_prompts):
         monkeypatch.setattr(module, "classify", lambda _: "other")
-    spared: list[int] = []
-    project = stages.candidates
-
-    def spy(model: Any, live: Any, forget: Any, retain: Any, *args: Any, **keys: Any) -> Any:
-        spared.extend(len(rows) for rows in retain)
-        return project(model, live, forget, retain, *args, **keys)
-
-    monkeypatch.setattr(stages, "candidates", spy)
     trained = spy_on_training(monkeypatch)
     drawn = {"count": 40, "max_new_tokens": 12, "preserve": preserve}
     result = pipeline.run(
         changed(
             recipe,
             data={"own_prompts": drawn, "own_answers": {"max_new_tokens": 6}},
-            negation={"projection": {"mu": 5.0}},
         )
     )
-    assert len(spared) == 2  # the retain set and the drawn one
-    assert spared[1] >= 5
-    assert len(trained[1]) == (sum(spared) if preserve else spared[0])
+    retained = len(datasets(recipe).retain.train)
+    assert len(trained[1]) >= retained + 5 if preserve else len(trained[1]) == retained
     assert "own_prompts" in result.evaluation.as_dict()["protected"]
     assert "elicit" in result.memory
 

@@ -6,9 +6,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from lora_sku.recipe import (
-    AUTO_MUS,
     AdapterSection,
-    ProjectionSection,
     Recipe,
     Section,
     differences,
@@ -73,8 +71,7 @@ def test_a_recipe_cannot_be_changed_after_reading() -> None:
         ("training", {"learning_rate": float("nan")}),
         ("training", {"weight_decay": -0.1}),
         ("negation", {"retain_budget": 1.0}),
-        ("negation", {"projection": {"prompts": 0}}),
-        ("negation", {"projection": {"tokens": 0}}),
+        ("negation", {"kl_budget": 0}),
         ("losses", {"preservation_divergence": {"weight": -1}}),
         ("losses", {"preservation_divergence": {"direction": "minimise"}}),
         ("base_model", {"path": "x", "quantization": "nf8"}),
@@ -87,26 +84,10 @@ def test_a_value_outside_its_limits_is_refused(section: str, values: dict[str, A
 
 
 @pytest.mark.parametrize("value", [0, -1, float("inf"), "much"])
-@pytest.mark.parametrize("keys", [("strength",), ("projection", "mu")])
-def test_a_strength_and_a_mu_are_positive_or_auto(keys: tuple[str, ...], value: object) -> None:
-    values: Any = value
-    for key in reversed(keys):
-        values = {key: values}
+def test_a_strength_is_positive_or_auto(value: object) -> None:
     with pytest.raises(ValidationError) as caught:
-        recipe(negation=values)
-    assert {error["loc"][:2] for error in caught.value.errors()} == {("negation", keys[0])}
-
-
-def test_an_open_mu_needs_an_open_strength() -> None:
-    assert recipe(negation={"strength": "auto", "projection": {"mu": "auto"}})
-    assert recipe(negation={"strength": "auto", "projection": {"mu": 3}})
-    with pytest.raises(ValidationError, match="strength must be auto too"):
-        recipe(negation={"strength": 2.0, "projection": {"mu": "auto"}})
-
-
-def test_auto_opens_plain_negation_and_every_mu_and_a_number_itself_alone() -> None:
-    assert ProjectionSection(mu="auto").open_mus == (None, *AUTO_MUS)
-    assert ProjectionSection(mu=7.0).open_mus == (7.0,)
+        recipe(negation={"strength": value})
+    assert {error["loc"][:2] for error in caught.value.errors()} == {("negation", "strength")}
 
 
 def test_a_sweep_needs_a_validation_split() -> None:
@@ -114,10 +95,6 @@ def test_a_sweep_needs_a_validation_split() -> None:
     assert recipe(data=data)
     with pytest.raises(ValidationError, match="needs a validation split"):
         recipe(data=data, negation={"strength": "auto"})
-
-
-def test_negation_is_plain_unless_asked() -> None:
-    assert recipe().negation.projection is None
 
 
 def test_a_weight_of_zero_switches_one_forget_loss_off() -> None:

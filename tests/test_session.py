@@ -192,22 +192,3 @@ def test_a_base_that_cannot_be_packed_is_told(recipe: Recipe, tmp_path: Path) ->
     pipeline.acquire(changed(recipe, base_model={"path": str(model)}), progress=watcher)
     assert len(told) == 1
     assert told[0].startswith("Gemma2ForCausalLM has an attention of its own, so each prompt")
-
-
-def test_a_natural_step_has_as_many_pairs_at_once_as_planned(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[int] = []
-
-    def stop(gradients: Any, *_: Any, **__: Any) -> None:
-        seen.append(gradients.pairs_at_once)
-        raise Killed
-
-    monkeypatch.setattr(stages, "natural_step", stop)
-    solved = changed(recipe, training={"natural_step": {"pairs": 8, "tokens": 16}})
-    for micro_batch in (1, 2):
-        with pytest.raises(Killed):
-            pipeline.run(changed(solved, training={"micro_batch_size": micro_batch}))
-    lengths = recipe.data.max_prompt_tokens + recipe.data.max_answer_tokens - 1
-    planned = [plan(solved, micro_batch=number).tokens // lengths for number in (1, 2)]
-    assert seen == planned == [2, 4]

@@ -18,41 +18,39 @@ from lora_sku.sweep import LARGEST, PER_OCTAVE, SMALLEST, Budget, Point, Sweep, 
 
 
 class FakeLive:
-    """Remembers the strength and the rows that it was set to."""
+    """Remembers the strength that it was set to."""
 
     def __init__(self) -> None:
         self.strength = 0.0
-        self.rows: object = None
         self.restored = False
 
-    def negate(self, strength: float, rows: object = None) -> None:
-        self.strength, self.rows = strength, rows
+    def negate(self, strength: float) -> None:
+        self.strength = strength
 
     def restore(self) -> None:
         self.restored = True
 
 
 class FakeScorer:
-    """A given NLL of the live adapter's strength and rows, in nats above a base of 2."""
+    """A given NLL of the live adapter's strength, in nats above a base of 2."""
 
     base_nll = 2.0
 
-    def __init__(self, live: FakeLive, gain: Callable[[float, object], float]) -> None:
+    def __init__(self, live: FakeLive, gain: Callable[[float], float]) -> None:
         self._live, self._gain = live, gain
 
     def score(self) -> Likelihood:
-        gain = self._gain(self._live.strength, self._live.rows)
+        gain = self._gain(self._live.strength)
         return Likelihood(2.0 + gain, gain / 2)
 
 
 def swept(forget: Callable[..., float], retain: Callable[..., float], **keys: object) -> object:
     live = FakeLive()
-    settings = {"candidates": {None: None}, "budget": Budget(1.05), **keys}
-    candidates = settings.pop("candidates")
+    settings = {"budget": Budget(1.05), **keys}
     try:
         normal = {"retain": retain, **settings.pop("protected", {})}
         scorers = {name: FakeScorer(live, gain) for name, gain in normal.items()}
-        return sweep(live, candidates, FakeScorer(live, forget), scorers, **settings)
+        return sweep(live, FakeScorer(live, forget), scorers, **settings)
     finally:
         assert live.restored
 
@@ -60,7 +58,7 @@ def swept(forget: Callable[..., float], retain: Callable[..., float], **keys: ob
 @pytest.mark.parametrize("limit", [0.07, 0.4, 1.0, 1.3, 3.0, 9.0])
 def test_it_closes_in_on_the_strength_where_the_budget_ends(limit: float) -> None:
     budget = math.log(1.05)
-    result = swept(lambda s, _: s, lambda s, _: budget * s / limit * (1 - 1e-9))
+    result = swept(lambda s: s, lambda s: budget * s / limit * (1 - 1e-9))
     assert limit / 2 ** (1 / PER_OCTAVE) <= result.choice.strength <= limit
     assert result.choice.retain_perplexity_ratio <= 1.05
     assert result.choice.forget_nll == pytest.approx(2 + result.choice.strength)
@@ -84,7 +82,7 @@ def test_it_finds_what_measuring_the_whole_grid_finds_in_a_few_points(
     shape: str, limit: float
 ) -> None:
     budget, cost = math.log(1.05), COSTS[shape]
-    result = swept(lambda s, _: s, lambda s, _: budget * cost(s / limit) * (1 - 1e-9))
+    result = swept(lambda s: s, lambda s: budget * cost(s / limit) * (1 - 1e-9))
     grid = [2 ** (k / PER_OCTAVE) for k in range(-8 * PER_OCTAVE, 6 * PER_OCTAVE + 1)]
     assert result.choice.strength == max(s for s in grid if cost(s / limit) <= 1)
     most = {"a steep end": 13, "a wall": 14, "explosive": 13}
@@ -92,64 +90,47 @@ def test_it_finds_what_measuring_the_whole_grid_finds_in_a_few_points(
 
 
 def test_a_curve_has_a_point_between_nothing_and_the_choice() -> None:
-    points = swept(lambda s, _: s, lambda s, _: 0.01 * s**2).points
-    choice = swept(lambda s, _: s, lambda s, _: 0.01 * s**2).choice.strength
+    points = swept(lambda s: s, lambda s: 0.01 * s**2).points
+    choice = swept(lambda s: s, lambda s: 0.01 * s**2).choice.strength
     assert any(0.35 * choice <= point.strength <= 0.71 * choice for point in points)
 
 
 def test_a_budget_that_never_ends_stops_at_the_largest_strength() -> None:
-    assert swept(lambda s, _: s, lambda s, _: 0.0).choice.strength == LARGEST
+    assert swept(lambda s: s, lambda s: 0.0).choice.strength == LARGEST
 
 
 def test_a_budget_that_nothing_keeps_is_refused() -> None:
     with pytest.raises(AdapterError, match=f"even at strength {SMALLEST:g}"):
-        swept(lambda s, _: s, lambda s, _: 1.0)
-
-
-def test_the_choice_is_the_strongest_forgetting_of_all_mus() -> None:
-    budget = math.log(1.05)
-    rows = {None: None, 3.0: {"m": 3.0}, 30.0: {"m": 30.0}}
-
-    def cost(strength: float, own: object) -> float:
-        return budget * strength / (1.5 if own is None else 6.0)
-
-    def gain(strength: float, own: object) -> float:
-        return strength * {3.0: 0.5, 30.0: 0.2}[own["m"]] if own else strength
-
-    result = swept(gain, cost, candidates=rows)
-    assert result.choice.mu == 3.0  # 6 x 0.5 beats 1.5 x 1 and 6 x 0.2
-    assert {point.mu for point in result.points} == rows.keys()
-    order = [(point.mu or 0, point.strength) for point in result.points]
-    assert order == sorted(order)
+        swept(lambda s: s, lambda s: 1.0)
 
 
 def test_an_answer_that_blows_up_is_beyond_every_budget_and_no_choice() -> None:
     for bad in (math.nan, math.inf, 1e4):
-        result = swept(lambda s, _: s, lambda s, _, bad=bad: bad if s > 1 else 0.0)
+        result = swept(lambda s: s, lambda s, bad=bad: bad if s > 1 else 0.0)
         assert result.choice.strength == 1.0
         text = json.dumps(result.as_dict(), allow_nan=False)
         assert json.loads(text)["points"][-1]["retain_perplexity_ratio"] is None
-        result = swept(lambda s, _, bad=bad: bad if s > 1 else s, lambda s, _: 0.0)
+        result = swept(lambda s, bad=bad: bad if s > 1 else s, lambda s: 0.0)
         assert (result.choice.strength > 1.0) == math.isfinite(bad)
 
 
 def test_what_breaks_harmful_answers_alone_ends_the_search_as_a_budget_does() -> None:
     for most in (0.25, 7.0):
-        result = swept(lambda s, _, most=most: s if s <= most else math.nan, lambda s, _: 0.0)
+        result = swept(lambda s, most=most: s if s <= most else math.nan, lambda s: 0.0)
         assert result.choice.strength == pytest.approx(most, rel=0.05)
         assert result.choice.strength <= most
     with pytest.raises(AdapterError, match=r"compute_dtype: .*harmful answers is no finite number"):
-        swept(lambda s, _: math.nan, lambda s, _: 0.0)
+        swept(lambda s: math.nan, lambda s: 0.0)
 
 
 def test_every_point_is_told() -> None:
     told: list[Point] = []
-    result = swept(lambda s, _: s, lambda s, _: s / 20, on_point=told.append)
+    result = swept(lambda s: s, lambda s: s / 20, on_point=told.append)
     assert set(told) == set(result.points)
     assert len(told) == len(result.points) > 2
     points = result.as_dict()["points"]
     assert points[0].keys() == {
-        *("mu", "strength", "forget_nll", "forget_kl", "retain_perplexity_ratio", "retain_kl"),
+        *("strength", "forget_nll", "forget_kl", "retain_perplexity_ratio", "retain_kl"),
         "protected",
     }
     assert points[0]["protected"] == {}
@@ -159,9 +140,9 @@ def test_the_budget_holds_for_every_protected_set_on_its_own() -> None:
     budget = math.log(1.05)
 
     def costs(limit: float) -> Callable[..., float]:
-        return lambda s, _: budget * s / limit * (1 - 1e-9)
+        return lambda s: budget * s / limit * (1 - 1e-9)
 
-    result = swept(lambda s, _: s, costs(8.0), protected={"shop": costs(1.0), "law": costs(30.0)})
+    result = swept(lambda s: s, costs(8.0), protected={"shop": costs(1.0), "law": costs(30.0)})
     choice = result.choice
     assert 2**-0.07 <= choice.strength <= 1.0
     assert [cost.name for cost in choice.costs] == ["retain", "shop", "law"]
@@ -176,7 +157,7 @@ def test_the_budget_holds_for_every_protected_set_on_its_own() -> None:
 
 def test_the_set_that_no_strength_spares_is_named() -> None:
     with pytest.raises(AdapterError, match=r"retain_budget: .* times the base's, on the shop set"):
-        swept(lambda s, _: s, lambda s, _: 0.0, protected={"shop": lambda s, _: math.nan})
+        swept(lambda s: s, lambda s: 0.0, protected={"shop": lambda s: math.nan})
 
 
 def test_a_real_model_is_moved_measured_and_put_back(calm_llama: Path) -> None:
@@ -192,7 +173,7 @@ def test_a_real_model_is_moved_measured_and_put_back(calm_llama: Path) -> None:
 
     live = LiveFactors(model, ACQUIRED)
     normal = {"retain": scorer(RETAIN)}
-    result = sweep(live, {None: None}, scorer(FORGET), normal, budget=Budget(1.05))
+    result = sweep(live, scorer(FORGET), normal, budget=Budget(1.05))
     assert result.choice.retain_perplexity_ratio <= 1.05
     assert result.choice.forget_kl > 0
     assert all(torch.equal(p, before[n]) for n, p in model.trained_parameters().items())
@@ -209,10 +190,10 @@ def test_a_budget_on_kl_holds_where_perplexity_costs_nothing(limit: float) -> No
             return Likelihood(2.0, 0.1 * self._live.strength)
 
     live = FakeLive()
-    forget, retain = FakeScorer(live, lambda strength, _: strength), Moved(live, lambda *_: 0.0)
+    forget, retain = FakeScorer(live, lambda strength: strength), Moved(live, lambda _: 0.0)
 
     def within(kl: float) -> Sweep:
-        return sweep(live, {None: None}, forget, {"retain": retain}, budget=Budget(1.05, kl))
+        return sweep(live, forget, {"retain": retain}, budget=Budget(1.05, kl))
 
     result = within(0.1 * limit)
     assert 0.93 * limit <= result.choice.strength <= limit

@@ -5,10 +5,9 @@ from lora_sku.data.batches import Batch, Layout, collate, pack
 from lora_sku.data.encoding import Encoded, Encoder
 from lora_sku.data.formats import FORMATS, Pair, Side
 from lora_sku.data.lookalikes import load_lookalikes
-from lora_sku.data.refusals import draw_refused
 from lora_sku.data.rows import LoadedRows, Row, load_rows
 from lora_sku.data.rows import normalised as same_prompt
-from lora_sku.data.sampling import StepDraw, StepSampler, draw_pairs
+from lora_sku.data.sampling import StepDraw, StepSampler
 from lora_sku.data.sets import DataSets, Screened, fingerprint, load_data, screen
 from lora_sku.data.splits import Splits, split_by_prompt
 
@@ -32,8 +31,6 @@ __all__ = [
     "TokenCounts",
     "audit",
     "collate",
-    "draw_pairs",
-    "draw_refused",
     "fingerprint",
     "load_data",
     "load_lookalikes",

@@ -29,12 +29,6 @@ class StepDraw:
     retain: tuple[Pair, ...]
 
 
-def draw_pairs(rows: Sequence[Row], prompts: int, rng: random.Random) -> list[Pair]:
-    """Some prompts, each with one of its answers."""
-    chosen = rng.sample(list(rows), min(prompts, len(rows)))
-    return [(row.prompt, rng.choice(row.answers)) for row in chosen]
-
-
 class StepSampler:
     """Draws forget pairs, their random answers and retain pairs, step by step.
 

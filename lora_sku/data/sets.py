@@ -67,11 +67,6 @@ class DataSets:
         """All that must not change, by name: the retain set first, then the protected ones."""
         return {"retain": self.retain, **self.protect}
 
-    @property
-    def normal_training(self) -> list[tuple[Row, ...]]:
-        """The training rows of each of them."""
-        return [splits.train for splits in self.normal.values()]
-
 
 def load_data(section: DataSection, encoder: Encoder | None) -> DataSets:
     """Load all sets, treat their long prompts as the recipe says, and split them by prompt.

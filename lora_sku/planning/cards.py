@@ -174,17 +174,6 @@ def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[st
         yield "base_model", {"quantization": "int8"}
     yield "base_model", {"quantization": "nf4"}
     yield "adapter", {"r": max(1, recipe.adapter.r // 2)}
-    for section, key, sampling in (
-        ("adapter", "subspace", recipe.adapter.subspace),
-        ("negation", "projection", recipe.negation.projection),
-        ("training", "natural_step", recipe.training.natural_step),
-    ):
-        if sampling is not None:
-            yield section, {key: {"tokens": max(1, sampling.tokens // 2)}}
-    subspace = recipe.adapter.subspace
-    if subspace is not None and subspace.discriminants is not None:
-        fewer = max(1, subspace.discriminants.prompts // 2)
-        yield "adapter", {"subspace": {"discriminants": {"prompts": fewer}}}
     rows = recipe.evaluation.per_device_eval_batch_size
     yield "evaluation", {"per_device_eval_batch_size": max(1, rows // 2)}
     if fixed_tokens:

@@ -64,7 +64,6 @@ class Setup:
         dropout: lora_dropout.
         keeps_inputs: As bitsandbytes before 0.43.2, see `LinearKind`.
         branch: How the adapters are computed; "peft" to compare with PEFT's own layers.
-        trains_a: A is trained; else B alone.
     """
 
     device: str
@@ -80,7 +79,6 @@ class Setup:
     branch: Literal["lean", "peft"] = "lean"
     dropout: float = 0.0
     keeps_inputs: bool = False
-    trains_a: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +193,13 @@ def plan_training(shape: ModelShape, setup: Setup, passes: Iterable[Pass]) -> St
         for work in passes
         for moment in training_moments(shape, layer_setup, work, checkpointing=setup.checkpointing)
     ]
-    trained_sizes = sizes if setup.trains_a else sizes[1::2]  # A and B of each layer in turn
-    trained = sum(trained_sizes) * setup.adapter_dtype.itemsize
+    trained = sum(sizes) * setup.adapter_dtype.itemsize
     step = optimizer_step_bytes(trained, setup.optimizer, setup.device)
     moments.append(Moment("optimizer step", layer=step))
     held = [
         *weights_held(shape, setup, sizes),
         Line("gradients", trained),
-        Line("optimizer state", optimizer_bytes(trained_sizes, setup.optimizer)),
+        Line("optimizer state", optimizer_bytes(sizes, setup.optimizer)),
     ]
     return at_peak("acquire", held, moments, workspace_of(shape, setup), setup.device)
 
@@ -225,6 +222,18 @@ def plan_evaluation(
     return at_peak("evaluate", held, moments, workspace_of(shape, setup), setup.device)
 
 
+def plan_sweep(shape: ModelShape, setup: Setup, scoring: Pass) -> StagePlan:
+    """Scoring the validation split again and again; theta_o's states are in the machine's memory.
+
+    They are small (hidden size x 2 bytes an answer token) and not counted: how many there are, the
+    data alone know.
+    """
+    layer_setup, sizes = adapted_layers(shape, setup)
+    moments = scoring_moments(shape, layer_setup, scoring)
+    held = weights_held(shape, setup, sizes)
+    return at_peak("sweep", held, moments, workspace_of(shape, setup), setup.device)
+
+
 def adapted_layers(shape: ModelShape, setup: Setup) -> tuple[LayerSetup, list[int]]:
     """How the layers run, and the elements of each LoRA factor."""
     adapted = shape.adapted(setup.targets, setup.layers)
@@ -235,7 +244,6 @@ def adapted_layers(shape: ModelShape, setup: Setup) -> tuple[LayerSetup, list[in
         branch=setup.branch,
         dropout=setup.dropout,
         keeps_inputs=setup.keeps_inputs,
-        trains_a=setup.trains_a,
     )
     paths = frozenset(linear.path for linear in adapted)
     return LayerSetup(kind, setup.rank, paths), factor_sizes(adapted, setup.rank)

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lora_sku.natural_step import PAIRS_PER_PROMPT
 from lora_sku.planning.layers import Tokens
 from lora_sku.planning.passes import Pass
 from lora_sku.recipe import DataSection, LossesSection, Recipe
@@ -29,16 +28,9 @@ class Lengths:
 def stage_1_passes(
     recipe: Recipe, prompts: int, tokens: int | None, *, packs: bool
 ) -> tuple[Lengths, tuple[Pass, ...]]:
-    """How long texts are, and what goes through the model at once while the adapter is found."""
-    losses = recipe.losses
-    if recipe.training.natural_step is None:
-        lengths = _lengths(recipe.data, prompts, _answers_of_a_prompt(losses), tokens)
-        return lengths, tuple(_training_passes(losses, prompts, lengths, packs=packs))
-    # Single pairs, harmful or normal, and one loss of them.
-    pairs = prompts * PAIRS_PER_PROMPT
-    lengths = _lengths(recipe.data, pairs, 1, tokens)
-    load = load_of(lengths, pairs, 1, packs=packs)
-    return lengths, (Pass("pairs", load, (pairs * lengths.answer,), "nll"),)
+    """How long texts are, and what goes through the model at once in training."""
+    lengths = _lengths(recipe.data, prompts, _answers_of_a_prompt(recipe.losses), tokens)
+    return lengths, tuple(_training_passes(recipe.losses, prompts, lengths, packs=packs))
 
 
 def _training_passes(

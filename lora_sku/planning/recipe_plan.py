@@ -1,6 +1,6 @@
 """A recipe's plan: its sections become a setup and stages."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
@@ -9,26 +9,20 @@ import torch
 
 from lora_sku.architectures import find_config
 from lora_sku.devices import choose_compute_dtype
-from lora_sku.discriminants import POSITIONS, discriminant_rows
 from lora_sku.planning.layers import Tokens, heeds_layouts
 from lora_sku.planning.passes import Pass
-from lora_sku.planning.plan import Plan, Setup, StagePlan, plan_evaluation, plan_training
-from lora_sku.planning.projecting import (
-    plan_natural_step,
-    plan_projection,
-    plan_subspace,
+from lora_sku.planning.plan import (
+    Plan,
+    Setup,
+    StagePlan,
+    plan_evaluation,
     plan_sweep,
+    plan_training,
 )
-from lora_sku.planning.recipe_passes import Lengths, load_of, stage_1_passes
+from lora_sku.planning.recipe_passes import load_of, stage_1_passes
 from lora_sku.planning.shapes import ModelShape, model_shape
 from lora_sku.planning.statics import Optimizer
-from lora_sku.recipe import (
-    BaseModelSection,
-    DataSection,
-    NegationSection,
-    Recipe,
-    TrainingSection,
-)
+from lora_sku.recipe import BaseModelSection, Recipe, TrainingSection
 
 Device = Literal["cuda", "cpu"]
 
@@ -45,9 +39,8 @@ def plan(
     Args:
         recipe: The run.
         device: Where it would run; None is the recipe's, and CUDA where the recipe leaves it open.
-        tokens: Tokens in flight in the forget pass, or in the pairs of a natural step, answers in
-            the recipe's proportion; None takes the longest prompts and answers that the recipe
-            allows, an upper bound.
+        tokens: Tokens in flight in the forget pass, answers in the recipe's proportion; None takes
+            the longest prompts and answers that the recipe allows, an upper bound.
         micro_batch: Forget prompts at once; None takes the recipe's, and where that is "auto" all
             of per_device_train_batch_size.
 
@@ -62,6 +55,10 @@ def plan(
     lengths, passes = stage_1_passes(recipe, prompts, tokens, packs=packs)
     rows = recipe.evaluation.per_device_eval_batch_size
     scoring = Pass("scoring", Tokens(rows, lengths.group(1)), (rows * lengths.answer,), "kl")
+    sweeping = []
+    if recipe.negation.strength == "auto":
+        validating = load_of(lengths, rows, 1, packs=packs)
+        sweeping = [plan_sweep(shape, setup, replace(scoring, load=validating))]
     return Plan(
         model=recipe.base_model.path,
         device=device,
@@ -70,9 +67,8 @@ def plan(
         upper_bound=tokens is None,
         stages=(
             *_eliciting(recipe, shape, setup, scoring, Tokens(rows, lengths.prompt, masked=True)),
-            *_subspace(recipe, shape, setup, Tokens(rows, lengths.group(1))),
-            _acquiring(recipe, shape, setup, passes),
-            *_negation_stages(recipe.negation, shape, setup, lengths, rows, packs=packs),
+            plan_training(shape, setup, passes),
+            *sweeping,
             plan_evaluation(
                 shape,
                 setup,
@@ -92,61 +88,6 @@ def _eliciting(
         drawn = recipe.data.own_prompts
         longest = max(recipe.data.own_answers.max_new_tokens, drawn.max_new_tokens if drawn else 0)
         yield replace(plan_evaluation(shape, setup, scoring, prompts, longest), stage="elicit")
-
-
-def _subspace(recipe: Recipe, shape: ModelShape, setup: Setup, load: Tokens) -> Iterator[StagePlan]:
-    section = recipe.adapter.subspace
-    if section is None:
-        return
-    told, rank = section.discriminants, recipe.adapter.r
-    selective = rank > (0 if told is None else discriminant_rows(rank))
-    looked_at = 0 if told is None else _prompts_at_most(recipe.data, told.prompts)
-    yield plan_subspace(
-        *(shape, setup, load),
-        positions=section.tokens if selective else 0,
-        stretches=POSITIONS * looked_at,
-    )
-
-
-def _prompts_at_most(data: DataSection, each: int) -> int:
-    """Of all sets together, at most ``each`` of a set."""
-    sources = (data.forget, data.retain, *data.protect.values())
-    sizes = [source.max_prompts or each for source in sources]
-    if data.own_prompts is not None:
-        sizes.append(data.own_prompts.count)
-    return sum(min(each, size) for size in sizes)
-
-
-def _acquiring(
-    recipe: Recipe, shape: ModelShape, setup: Setup, passes: Sequence[Pass]
-) -> StagePlan:
-    section = recipe.training.natural_step
-    if section is None:
-        return plan_training(shape, setup, passes)
-    # What B held, a slope, and two halves of every normal set's, before and after the division:
-    # of its answers where they are levelled on, of its refusals where those are held.
-    sets = 1 + len(recipe.data.protect) + (recipe.data.own_prompts is not None)
-    kinds = (recipe.negation.balance, recipe.losses.refusal_suppression)
-    vectors = 1 + 2 * sets * sum(kind is not None for kind in kinds)
-    return plan_natural_step(shape, setup, passes, positions=section.tokens, copies=1 + 2 * vectors)
-
-
-def _negation_stages(
-    section: NegationSection,
-    shape: ModelShape,
-    setup: Setup,
-    lengths: Lengths,
-    rows: int,
-    *,
-    packs: bool,
-) -> Iterator[StagePlan]:
-    """What comes between training and evaluation."""
-    if section.projection is not None:
-        load, mus = Tokens(rows, lengths.group(1)), len(section.projection.open_mus)
-        yield plan_projection(shape, setup, load, positions=section.projection.tokens, mus=mus)
-    if section.strength == "auto":
-        load = load_of(lengths, rows, 1, packs=packs)
-        yield plan_sweep(shape, setup, Pass("scoring", load, (rows * lengths.answer,), "kl"))
 
 
 def largest_micro_batch(recipe: Recipe, budget_bytes: int, *, device: Device | None = None) -> int:
@@ -179,7 +120,6 @@ def recipe_setup(recipe: Recipe, device: Device) -> Setup:
         checkpointing=training.gradient_checkpointing,
         optimizer=_optimizer(training, device),
         dropout=adapter.lora_dropout,
-        trains_a=adapter.subspace is None,
     )
 
 

@@ -31,7 +31,6 @@ class LinearKind:
         dropout: Share of a branch's input that is dropped; above 0 each branch has its own copy.
         keeps_inputs: 4-bit products keep their input too, as bitsandbytes did before 0.43.2.
         branch: How B A x is formed: "lean" is the product's `lora_forward`, "peft" is PEFT's own.
-        trains_a: A is trained; else it is fixed and its input is not kept.
     """
 
     quantization: Quantization
@@ -40,7 +39,6 @@ class LinearKind:
     branch: Literal["lean", "peft"] = "lean"
     dropout: float = 0.0
     keeps_inputs: bool = False
-    trains_a: bool = True
 
 
 class _FrozenProduct(torch.autograd.Function):
@@ -85,8 +83,8 @@ class PlannedLinear(nn.Module):
         self._kind = kind
         self._adapted = rank > 0
         if self._adapted:
-            self.a_RI = _factor((rank, in_features), kind, trained=kind.trains_a)
-            self.b_OR = _factor((out_features, rank), kind, trained=True)
+            self.a_RI = _factor((rank, in_features), kind)
+            self.b_OR = _factor((out_features, rank), kind)
 
     def forward(self, x: Tensor) -> Tensor:
         """The product (..., O)."""
@@ -113,11 +111,9 @@ class PlannedLinear(nn.Module):
         return nn.functional.dropout(x, self._kind.dropout)
 
 
-def _factor(shape: tuple[int, int], kind: LinearKind, *, trained: bool) -> nn.Parameter:
-    values = torch.empty(shape, dtype=kind.adapter_dtype, device="meta")
-    factor = nn.Parameter(values, requires_grad=trained)
-    if trained:
-        factor.grad = torch.empty_like(factor)  # a later micro-batch adds to it
+def _factor(shape: tuple[int, int], kind: LinearKind) -> nn.Parameter:
+    factor = nn.Parameter(torch.empty(shape, dtype=kind.adapter_dtype, device="meta"))
+    factor.grad = torch.empty_like(factor)  # a later micro-batch adds to it
     return factor
 
 

@@ -8,7 +8,7 @@ from lora_sku.errors import RunDirectoryError
 from lora_sku.judges import Label, Rates
 from lora_sku.judging import GENERATION_SPLITS
 from lora_sku.report.charts import COLOURS, Frame, Series, legend_key, line_chart
-from lora_sku.report.curves import WIDEST_COST, Figure, curves_of, place
+from lora_sku.report.curves import WIDEST_COST, Figure, curve_of, place
 from lora_sku.report.differences import (
     ABSENT,
     differing_settings,
@@ -230,9 +230,7 @@ def _tradeoffs(comparison: Comparison) -> Figure:
         if run.sweep is not None
     ]
     series = [
-        Series(f"{name}, {curve}", points, index % COLOURS, dots=True)
-        for index, name, sweep in swept
-        for curve, points in curves_of(sweep).items()
+        Series(name, curve_of(sweep), index % COLOURS, dots=True) for index, name, sweep in swept
     ]
     budgets = {sweep.retain_budget for _, _, sweep in swept}
     limit = 1 + WIDEST_COST * (max(budgets) - 1)
@@ -251,7 +249,7 @@ def _tradeoffs(comparison: Comparison) -> Figure:
     )
     return Figure(
         frame.title,
-        "A line for each run and mu, a point for each strength; rings are the choices.",
+        "A line for each run, a point for each strength; rings are the choices.",
         line_chart(series, frame),
         tuple((legend_key(each.colour), each.name) for each in series),
     )

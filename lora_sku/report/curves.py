@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lora_sku.report.charts import COLOURS, Frame, Point, Series, legend_key, line_chart
+from lora_sku.report.charts import Frame, Point, Series, line_chart
 from lora_sku.report.records import Step, SweepPoint, SweepRecord
 from lora_sku.report.text import number, short
 
@@ -81,16 +81,12 @@ def smoothed(points: Sequence[Point], window: int) -> Iterator[Point]:
 
 
 def tradeoff_figure(sweep: SweepRecord) -> Figure:
-    """Gain on harmful answers against cost on normal ones, a line for each mu."""
+    """Gain on harmful answers against cost on normal ones, a point for each strength."""
     limit = 1 + WIDEST_COST * (sweep.retain_budget - 1)
-    curves = curves_of(sweep)
-    series = [
-        Series(name, points, index % COLOURS, dots=True)
-        for index, (name, points) in enumerate(curves.items())
-    ]
+    points = curve_of(sweep)
     choice = place(sweep.choice, sweep)
     assert choice is not None, "a choice was measured"
-    beyond = sum(p[0] > limit for points in curves.values() for p in points)
+    beyond = sum(cost > limit for cost, _ in points)
     unplaced = sum(place(point, sweep) is None for point in sweep.points)
     kl = "" if sweep.kl_budget is None else f" and a KL of {short(sweep.kl_budget)} nats per token"
     frame = Frame(
@@ -110,8 +106,7 @@ def tradeoff_figure(sweep: SweepRecord) -> Figure:
         frame.title,
         "Up is more forgetting, right is more damage; each point is a strength. Left of the dashed"
         f" line is within the budget{_of_perplexity(sweep)}; the ring is the choice.{more}",
-        line_chart(series, frame),
-        tuple((legend_key(line.colour), line.name) for line in series),
+        line_chart([Series("strengths", points, 0, dots=True)], frame),
     )
 
 
@@ -119,14 +114,11 @@ def _of_perplexity(sweep: SweepRecord) -> str:
     return "" if sweep.kl_budget is None else " of perplexity, if KL stays within its own"
 
 
-def curves_of(sweep: SweepRecord) -> dict[str, tuple[Point, ...]]:
-    """Name of the negation -> its (cost, gain) by strength, from the untouched base on."""
-    found: dict[str, list[Point]] = {}
-    for point in sorted(sweep.points, key=lambda p: p.strength):
-        at = place(point, sweep)
-        if at is not None:
-            found.setdefault(negation_name(point.mu), [(1.0, 0.0)]).append(at)
-    return {name: tuple(points) for name, points in found.items()}
+def curve_of(sweep: SweepRecord) -> tuple[Point, ...]:
+    """(cost, gain) by strength, from the untouched base on."""
+    by_strength = sorted(sweep.points, key=lambda point: point.strength)
+    places = (place(point, sweep) for point in by_strength)
+    return (1.0, 0.0), *(at for at in places if at is not None)
 
 
 def place(point: SweepPoint, sweep: SweepRecord) -> Point | None:
@@ -134,8 +126,3 @@ def place(point: SweepPoint, sweep: SweepRecord) -> Point | None:
     if point.forget_nll is None or point.retain_perplexity_ratio is None:
         return None
     return point.retain_perplexity_ratio, point.forget_nll - sweep.base_forget_nll
-
-
-def negation_name(mu: float | None) -> str:
-    """How the task vector was cut before it was negated."""
-    return "plain negation" if mu is None else f"projection, mu {short(mu)}"

@@ -3,8 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
-from lora_sku.recipe import LossesSection, SourceSection, TrainingSection
-from lora_sku.report.curves import negation_name
+from lora_sku.recipe import SourceSection, TrainingSection
 from lora_sku.report.read import RunEvidence
 from lora_sku.report.text import short
 
@@ -41,7 +40,7 @@ def facts(run: RunEvidence) -> dict[str, str]:
         "Forget set": _source(recipe.data.forget),
         "Retain set": _source(recipe.data.retain),
         "Data fingerprint": environment.data_fingerprint,
-        "Stage 1": stage_1(recipe.training, recipe.losses),
+        "Stage 1": stage_1(recipe.training),
         "Negation": negation(run),
         "Seeds": f"training {environment.seed}, split of the data {recipe.data.seed}",
         "Device": f"{environment.device}, {environment.threads} threads",
@@ -51,27 +50,19 @@ def facts(run: RunEvidence) -> dict[str, str]:
     return found | dict(environment.packages)
 
 
-def stage_1(training: TrainingSection, losses: LossesSection) -> str:
+def stage_1(training: TrainingSection) -> str:
     """How the harmful adapter came about."""
-    if training.natural_step is not None:
-        refusing = ", refusals suppressed" if losses.refusal_suppression is not None else ""
-        return f"one natural-gradient step from {training.natural_step.pairs} pairs{refusing}"
     return f"{training.max_steps} steps, learning rate {training.learning_rate:g}"
 
 
 def negation(run: RunEvidence) -> str:
-    """The strength and projection that were used, or that they are not chosen yet."""
-    section = run.recipe.negation
-    levelled = "" if section.balance is None else ", levelled on the normal sets"
-    if section.strength == "auto":
-        if run.sweep is None:
-            return "strength not chosen yet"
-        choice = run.sweep.choice
-        chosen = f"{short(choice.strength)} (chosen by the sweep)"
-        return f"{negation_name(choice.mu)}, strength {chosen}{levelled}"
-    mu = None if section.projection is None else section.projection.mu
-    assert mu != "auto", "the recipe refuses an open mu with a given strength"
-    return f"{negation_name(mu)}, strength {short(section.strength)}{levelled}"
+    """The strength that was used, or that it is not chosen yet."""
+    strength = run.recipe.negation.strength
+    if strength != "auto":
+        return f"strength {short(strength)}"
+    if run.sweep is None:
+        return "strength not chosen yet"
+    return f"strength {short(run.sweep.choice.strength)} (chosen by the sweep)"
 
 
 def _source(section: SourceSection) -> str:

@@ -75,7 +75,6 @@ class EvaluationRecord(_Record):
 class SweepPoint(_Record):
     """A strength that was tried; a figure that was no finite number is None."""
 
-    mu: float | None
     strength: float
     forget_nll: float | None
     forget_kl: float | None

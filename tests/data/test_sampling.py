@@ -1,10 +1,9 @@
-import random
 from collections import Counter
 
 import pytest
 
 from lora_sku.data.rows import Row
-from lora_sku.data.sampling import StepSampler, draw_pairs
+from lora_sku.data.sampling import StepSampler
 from lora_sku.errors import DataError
 
 FORGET = [Row(f"f{i}", (f"f{i}a", f"f{i}b", "common") if i % 2 else (f"f{i}a",)) for i in range(7)]
@@ -125,12 +124,3 @@ def test_more_retain_than_forget_prompts_a_step_walk_the_retain_set_faster():
     assert [len(draw.forget) for draw in steps] == [1, 1]
     seen = [prompt for draw in steps for prompt, _ in draw.retain]
     assert sorted(seen) == sorted(row.prompt for row in retain)
-
-
-def test_drawn_pairs_are_distinct_prompts_with_an_answer_of_theirs():
-    rows = [Row(f"p{n}", (f"a{n}", f"b{n}")) for n in range(6)]
-    drawn = draw_pairs(rows, 4, random.Random(0))
-    assert len({prompt for prompt, _ in drawn}) == 4
-    assert all(answer[1:] == prompt[1:] for prompt, answer in drawn)
-    assert len(draw_pairs(rows, 100, random.Random(0))) == 6
-    assert draw_pairs(rows, 4, random.Random(1)) != drawn

@@ -39,10 +39,10 @@ def test_most_broken_text_of_the_table_is_found() -> None:
     assert sum(found) >= 12  # word salad without a loop needs a language model
 
 
-def test_only_quoted_refusals_of_the_table_are_mistaken_for_refusals() -> None:
-    mistaken = [row for row, verdict in judged("benign") if verdict.label == "refusal"]
-    assert len(mistaken) == 2
-    assert all("'I can" in row.case.completion for row in mistaken)
+def test_no_other_answer_of_the_table_is_mistaken_for_a_refusal() -> None:
+    told = [verdict.label for label in ("harmful", "benign") for _, verdict in judged(label)]
+    assert told
+    assert "refusal" not in told
 
 
 def test_i_cannot_wait_is_no_refusal() -> None:

@@ -12,19 +12,12 @@ from benchmarks.allocated import AllocatedPeak
 from benchmarks.clock import Clock
 from benchmarks.methods import METHODS, MethodName
 from benchmarks.resident import ResidentSampler, data_bytes, resident
-from benchmarks.setup import Method, Setup
+from benchmarks.setup import Method, Setup, papers_losses
 from benchmarks.workload import Lengths, id_pairs, recipe_draws
 from lora_sku.data import Encoder, StepDraw
 from lora_sku.memory import GIB, PeakMeter
-from lora_sku.recipe import (
-    AdapterSection,
-    BaseModelSection,
-    LossesSection,
-    Quantization,
-    TrainingSection,
-)
+from lora_sku.recipe import AdapterSection, BaseModelSection, Quantization, TrainingSection
 from lora_sku.recipe_file import load_recipe
-from lora_sku.recipe_training import RandomDisassociationSection
 
 
 @dataclass(frozen=True)
@@ -166,9 +159,7 @@ def _from_lengths(cell: Cell) -> _Inputs:
             path=cell.model, quantization=cell.quantization, compute_dtype=cell.compute_dtype
         ),
         AdapterSection(),
-        LossesSection(
-            random_disassociation=RandomDisassociationSection(responses=lengths.responses)
-        ),
+        papers_losses(lengths.responses),
         TrainingSection(max_steps=cell.steps, per_device_train_batch_size=lengths.prompts),
     )
     encoder, draws = id_pairs(setup, lengths, cell.steps)

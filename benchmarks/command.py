@@ -1,7 +1,7 @@
 """How a benchmark's command ends: a user's mistake is one paragraph without a traceback."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import click
 
@@ -12,13 +12,8 @@ from lora_sku.threads import wait_briefly
 def run_command(command: click.Command) -> None:
     """Run it with this process's arguments; exit code 2 after a `UserError`."""
     wait_briefly()  # as lora-sku's own command
-    run_told(command)
-
-
-def run_told(work: Callable[[], object]) -> None:
-    """Do it; after a `UserError` tell that and end this process with exit code 2."""
     try:
-        work()
+        command()
     except UserError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)

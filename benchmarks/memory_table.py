@@ -217,7 +217,7 @@ def _rulers(empty_gib: float, lengths: Lengths) -> tuple[str, ...]:
         " whatever else a cell imports, PEFT and bitsandbytes among it, counts as the cell's.",
         "Own memory and mapped files are sampled every 5 ms.",
         f"A step: {lengths.prompts} forget prompt(s) of {lengths.prompt_tokens} tokens with"
-        f" 1 + {lengths.responses} answers of {lengths.answer_tokens}, and as many retain prompts"
+        f" 1 + {lengths.responses} answers of {lengths.answer_tokens}, and as many normal prompts"
         f" with one answer; {lengths.shared_tokens:,} tokens in the forget pass if a prompt is"
         f" shared, {lengths.separate_tokens:,} in rows of their own. Random token ids.",
         "LoRA: r = 16 on all linear layers, fp32.",

@@ -189,7 +189,7 @@ def _peft_model(method: Ours | Textbook) -> Any:
 
 
 def without_preservation(setup: Setup) -> Setup:
-    """The same setup with the forget part alone, to tell its time from the retain part's."""
+    """The same setup with the forget part alone, to tell its time from normal prompts'."""
     losses = setup.losses
     no_weight = losses.preservation_divergence.model_copy(update={"weight": 0.0})
     section: LossesSection = losses.model_copy(update={"preservation_divergence": no_weight})

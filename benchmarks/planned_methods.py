@@ -41,7 +41,7 @@ class Work:
     """One micro-batch.
 
     Attributes:
-        prompts: Forget prompts, and as many retain prompts.
+        prompts: Forget prompts, and as many normal prompts.
         responses: k random answers to each.
         lengths: Tokens of each prompt and answer.
     """
@@ -207,7 +207,7 @@ def count_full_logits(shape: ModelShape, load: Tokens, *, kl: bool) -> TailBytes
         end = Sink.apply(loss)  # type: ignore[no-untyped-call]
         live.reset_peak()
         end.backward()
-        return TailBytes(forward_peak, saved, live.peak)
+        return TailBytes(0, forward_peak, saved, live.peak)
 
 
 def compare(shape: ModelShape, setup: Setup, work: Work) -> Sequence[StagePlan]:

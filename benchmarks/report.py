@@ -1,4 +1,4 @@
-"""A dated report: Markdown for people, the raw figures as JSON and a plot beside it."""
+"""A dated report: Markdown for people, the raw figures as JSON and maybe a plot beside it."""
 
 import datetime
 import itertools
@@ -121,16 +121,16 @@ def require_folder(folder: Path) -> None:
 def write_report(
     report: Report,
     folder: Path,
-    plot: Callable[[Path], None],
+    plot: Callable[[Path], None] | None = None,
     *,
     day: datetime.date | None = None,
 ) -> Path:
-    """Write YYYY-MM-DD-NAME.md with .json and .svg beside it; one of that day gets a number more.
+    """Write YYYY-MM-DD-NAME.md, .json and .svg; a second report of a day gets a number more.
 
     Args:
         report: What to write.
         folder: Made if it is missing.
-        plot: Draws into the file it is given.
+        plot: Draws into the file it is given; None draws nothing.
         day: Of the report; None takes today's.
 
     Returns:
@@ -141,8 +141,9 @@ def write_report(
     stem = _free_stem(folder, f"{day.isoformat()}-{report.name}")
     head = {"command": report.command, "machine": dict(report.machine)}
     write_json(folder / f"{stem}.json", {**head, **report.raw})
-    plot(folder / f"{stem}.svg")
-    write_text(folder / f"{stem}.md", _markdown(report, day, stem))
+    if plot is not None:
+        plot(folder / f"{stem}.svg")
+    write_text(folder / f"{stem}.md", _markdown(report, day, stem, drawn=plot is not None))
     return folder / f"{stem}.md"
 
 
@@ -152,14 +153,14 @@ def _free_stem(folder: Path, stem: str) -> str:
     return next(name for name in numbered if not (folder / f"{name}.md").exists())
 
 
-def _markdown(report: Report, day: datetime.date, stem: str) -> str:
+def _markdown(report: Report, day: datetime.date, stem: str, *, drawn: bool) -> str:
     machine = [f"- {name}: {value}" for name, value in report.machine.items()]
     parts = [
         f"# {report.title}\n",
         f"{day.isoformat()}. Raw figures: [{stem}.json]({stem}.json).\n",
         f"```sh\n{report.command}\n```\n",
         *[table.render() for table in report.tables],
-        f"![{report.title}]({stem}.svg)\n",
+        *([f"![{report.title}]({stem}.svg)\n"] if drawn else []),
         "## How it was measured\n",
         "\n".join(f"- {ruler}" for ruler in report.rulers) + "\n",
         "## Machine\n",

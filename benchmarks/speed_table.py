@@ -68,6 +68,7 @@ def make_report(findings: Findings, command: str) -> Report:
             " ours. Collection of garbage is not timed.",
             "Same base, adapter, first weights, pairs, optimizer and learning rate, no schedule.",
             _settings(findings.recipe),
+            "Losses: the paper's three with its weights, L_PD on theta_o + tau.",
             "textbook: a row for each answer with its own copy of the prompt, attention mask, whole"
             " logits, theta_o by disable_adapter, one joint backward pass.",
             "Supervised tokens are the answers' tokens of all three terms.",
@@ -138,7 +139,7 @@ def _settings(recipe: Recipe) -> str:
         f"Model: {base.path} in {base.quantization}; LoRA r = {adapter.r} on"
         f" {adapter.target_modules} of {layers} layers; {training.per_device_train_batch_size}"
         " forget prompts a step, each with"
-        f" {recipe.losses.preservation_divergence.prompts} retain prompts; {checkpointing}"
+        f" {recipe.losses.preservation_divergence.prompts} normal prompts; {checkpointing}"
         " gradient checkpointing, both methods."
     )
 
@@ -184,7 +185,7 @@ def _split_table(headline: Headline) -> Table:
         "Median seconds. forward: the decoder's passes under training; reference: its passes as"
         " theta_o; the rest: tokenizing, output projection and losses (ours form their gradient"
         " towards the hidden states there already). In the last row preservation weighs 0; what it"
-        " leaves of a step is the retain part."
+        " leaves of a step is the part of normal prompts."
     )
     body = [(name, *[f"{value:.3f}" for value in values]) for name, values in rows.items()]
     return Table("Where a step's time goes", ("", OURS, TEXTBOOK), body, note)

@@ -22,14 +22,14 @@ class Lengths:
         answer_tokens: Of each answer, all of them supervised.
         responses: k, random answers of each forget prompt.
         prompts: Forget prompts.
-        retain_prompts: Retain prompts for each forget prompt.
+        normal_prompts: Normal prompts for each forget prompt.
     """
 
     prompt_tokens: int
     answer_tokens: int
     responses: int
     prompts: int
-    retain_prompts: int = 1
+    normal_prompts: int = 1
 
     @property
     def shared_tokens(self) -> int:
@@ -93,7 +93,7 @@ def random_draws(lengths: Lengths, vocabulary: int, steps: int, *, seed: int) ->
 
     def draw() -> StepDraw:
         prompts = [text(lengths.prompt_tokens) for _ in range(lengths.prompts)]
-        retained = range(lengths.prompts * lengths.retain_prompts)
+        normal = range(lengths.prompts * lengths.normal_prompts)
         answer = lengths.answer_tokens
         return StepDraw(
             forget=tuple((prompt, text(answer)) for prompt in prompts),
@@ -101,7 +101,7 @@ def random_draws(lengths: Lengths, vocabulary: int, steps: int, *, seed: int) ->
                 tuple((prompt, text(answer)) for _ in range(lengths.responses))
                 for prompt in prompts
             ),
-            retain=tuple((text(lengths.prompt_tokens), text(answer)) for _ in retained),
+            normal=tuple((text(lengths.prompt_tokens), text(answer)) for _ in normal),
         )
 
     return [draw() for _ in range(steps)]
@@ -115,9 +115,9 @@ def recipe_draws(recipe: Recipe, steps: int) -> tuple[Encoder, Sequence[StepDraw
     prompts = training.per_device_train_batch_size
     sampler = StepSampler(
         data.forget.train,
-        data.retain.train,
+        [row for splits in data.normal.values() for row in splits.train],
         prompts_per_step=prompts,
-        retain_prompts_per_step=prompts * losses.preservation_divergence.prompts,
+        normal_prompts_per_step=prompts * losses.preservation_divergence.prompts,
         responses=losses.random_disassociation.responses,
         seed=training.seed,
     )

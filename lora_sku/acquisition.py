@@ -17,7 +17,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils.memory import should_reduce_batch_size
 
 from lora_sku.checkpoints import CheckpointStore
-from lora_sku.data import Encoder, Row, StepSampler
+from lora_sku.data import Encoder, Row, SafeResponses, StepSampler
 from lora_sku.devices import random_states, restore_random_states
 from lora_sku.errors import TrainingError
 from lora_sku.memory import memory_in_use_gib
@@ -34,9 +34,7 @@ class StepRecord:
 
     Attributes:
         step: 1 for the first.
-        guided_distortion: L_GD, nats per token; None for a term that weighs 0.
-        random_disassociation: L_RD, nats per token.
-        preservation_divergence: KL(theta_o || theta_t) on the retain rows, nats per token.
+        terms: Name of each loss -> nats per token, without those that weigh 0.
         loss: The weighted sum that was minimised.
         grad_norm: Before clipping.
         learning_rate: Of this step.
@@ -47,9 +45,7 @@ class StepRecord:
     """
 
     step: int
-    guided_distortion: float | None
-    random_disassociation: float | None
-    preservation_divergence: float | None
+    terms: dict[str, float]
     loss: float
     grad_norm: float
     learning_rate: float
@@ -58,10 +54,17 @@ class StepRecord:
     seconds: float
     memory_gib: float
 
+    def as_dict(self) -> dict[str, float]:
+        """One flat line: the terms stand beside the rest."""
+        line = asdict(self)
+        return {"step": line.pop("step"), **line.pop("terms"), **line}
+
 
 OnStep = Callable[[StepRecord], None]
 MakeGradients = Callable[[Backward, int], Gradients]
 """What back-propagates, forget prompts at once -> what computes a step's gradients."""
+Objective = Callable[[AdaptedModel, Encoder], MakeGradients]
+"""Another loss than the recipe's, for the same loop on the same draws."""
 
 
 class Acquisition:
@@ -71,8 +74,9 @@ class Acquisition:
         model: The base with a fresh adapter.
         encoder: Tokenizes the pairs.
         forget: The train split of the forget set.
-        retain: The train split of the retain set.
-        losses: Weights and settings of the three terms.
+        normal: The train splits of the normal sets.
+        safe: What shall be said to harmful prompts.
+        losses: Weights and settings of the terms.
         training: The loop's settings.
         checkpoints: Where the state is kept.
         tracker_folder: Where accelerate's trackers write, if any is asked for.
@@ -86,7 +90,8 @@ class Acquisition:
         model: AdaptedModel,
         encoder: Encoder,
         forget: Sequence[Row],
-        retain: Sequence[Row],
+        normal: Sequence[Row],
+        safe: SafeResponses,
         losses: LossesSection,
         training: TrainingSection,
         checkpoints: CheckpointStore,
@@ -102,10 +107,12 @@ class Acquisition:
         prompts = training.per_device_train_batch_size * training.gradient_accumulation_steps
         self._sampler = StepSampler(
             forget,
-            retain,
+            normal,
             prompts_per_step=prompts,
-            retain_prompts_per_step=prompts * losses.preservation_divergence.prompts,
+            normal_prompts_per_step=prompts * losses.preservation_divergence.prompts,
             responses=random.responses if random.weight > 0 else 0,
+            safe=safe,
+            begun=losses.safe_response.begun,
             seed=training.seed,
         )
         make = make_gradients or _sku_gradients(model, encoder, losses)
@@ -138,8 +145,7 @@ class Acquisition:
             for step in range(start + 1, self._training.max_steps + 1):
                 record = self._step(step)
                 on_step(record)
-                values = {k: v for k, v in asdict(record).items() if v is not None}
-                self._accelerator.log(values, step=step)
+                self._accelerator.log(record.as_dict(), step=step)
                 if step % self._training.save_steps == 0 or step == self._training.max_steps:
                     self._checkpoints.save(step, self._parameters, self._optimizer)
         self._optimizer.zero_grad(set_to_none=True)  # or they would stay on the adapter's factors
@@ -157,7 +163,9 @@ class Acquisition:
         self._optimizer.step()
         return StepRecord(
             step=step,
-            **asdict(losses),
+            terms=losses.terms,
+            loss=losses.loss,
+            answer_tokens=losses.answer_tokens,
             micro_batch_prompts=self._gradients.micro_batch_prompts,
             grad_norm=float(norm),
             learning_rate=learning_rate,
@@ -190,7 +198,7 @@ class Acquisition:
                 torch.cuda.empty_cache()
 
     def _refuse_collapse(self, step: int, losses: StepLosses) -> None:
-        for name, value in losses.terms().items():
+        for name, value in losses.terms.items():
             self._refuse_non_finite(step, name, value)
             if value > self._collapse_nats and step == 1:
                 raise TrainingError(

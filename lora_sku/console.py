@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -67,11 +68,9 @@ class ConsoleProgress:
         self._console.print(text, soft_wrap=True, markup=False)
 
     def step(self, record: "StepRecord", max_steps: int) -> None:
-        """An optimizer step is done: the three losses, memory, time left."""
-        facts = (
-            f"GD {_nats(record.guided_distortion)}  RD {_nats(record.random_disassociation)}"
-            f"  PD {_nats(record.preservation_divergence)}  {record.memory_gib:.2f} GiB"
-        )
+        """An optimizer step is done: its losses, memory, time left."""
+        losses = "  ".join(f"{_initials(name)} {told:.3f}" for name, told in record.terms.items())
+        facts = f"{losses}  {record.memory_gib:.2f} GiB"
         if self._live:
             self._advance("acquire", record.step, max_steps, facts)
             return
@@ -85,10 +84,12 @@ class ConsoleProgress:
 
     def swept(self, point: "Point") -> None:
         """The sweep has measured a strength."""
-        ratios = [f"{cost.perplexity_ratio:.3f}" for cost in point.costs]
+        refused = ", ".join(f"{c.refused} of {c.prompts} {c.name}" for c in point.costs)
+        ratios = " / ".join(f"{cost.perplexity_ratio:.3f}" for cost in point.costs)
         self._console.print(
-            f"strength {point.strength:.3g}: harmful answers {point.forget_nll:.3f} nats/token,"
-            f" normal perplexity {' / '.join(ratios)} x base",
+            f"strength {point.strength:.3g}: refused {point.refused} of {point.prompts} harmful,"
+            f" {refused}; harmful answers {point.forget_nll:.3f} nats/token, normal perplexity"
+            f" {ratios} x base",
             soft_wrap=True,
         )
 
@@ -112,7 +113,7 @@ class ConsoleProgress:
         return True
 
 
-def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """A table on stdout: the first column text, the others figures."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
@@ -121,42 +122,34 @@ def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]
         table.add_row(*row)
     console = Console(highlight=False)
     if not sys.stdout.isatty():
-        console.width = 110
+        console.width = 120
     console.print(table)
 
 
 def print_evaluation(evaluation: "Evaluation") -> None:
-    """Base beside unlearned, on stdout."""
-    from lora_sku.model_card import table_rows
+    """Base beside unlearned, on stdout: what is said first, then all other figures."""
+    from lora_sku.model_card import further_rows
+    from lora_sku.report.headline import HEADER, headline
+    from lora_sku.report.records import EvaluationRecord
 
-    print_table("Base beside unlearned", ("", "base", "unlearned"), list(table_rows(evaluation)))
+    told = headline(EvaluationRecord.of(evaluation))
+    print_table(f"Base beside unlearned. {told.basis}", HEADER, [row.told for row in told.rows])
+    print_table("Likelihoods and further labels", HEADER[:3], list(further_rows(evaluation)))
 
 
 def print_sweep(swept: "Sweep") -> None:
     """Every point, the chosen one marked, on stdout."""
-    rows: list[tuple[str, ...]] = [
-        (
-            f"{point.strength:.3g}",
-            f"{point.forget_nll - swept.base_forget_nll:+.3f}",
-            f"{point.forget_kl:.3f}",
-            f"{point.retain_perplexity_ratio:.3f}",
-            f"{point.retain_kl:.4f}",
-            *(f"{cost.perplexity_ratio:.3f}, {cost.kl:.4f}" for cost in point.protected),
-            "chosen" if point == swept.choice else "",
-        )
-        for point in swept.points
-    ]
-    protected = [f"{cost.name} perplexity, KL" for cost in swept.choice.protected]
-    header = ("strength", "harmful NLL", "KL", "normal perplexity", "KL", *protected)
-    header += ("",)
-    kl = "" if swept.budget.kl is None else f", KL {swept.budget.kl:g}"
-    allowed = f"budget {swept.budget.perplexity_ratio:g} x perplexity{kl}"
-    title = f"Validation split, beside the base; {allowed}"
-    print_table(title, header, rows)
+    from lora_sku.report.records import SweepRecord
+    from lora_sku.report.strengths import HEADER, bounds, strength_rows
+
+    record = SweepRecord.model_validate(swept.as_dict())
+    title = f"Strengths, on the validation split. {bounds(record.budget)}"
+    print_table(title, HEADER, list(strength_rows(record)))
 
 
-def _nats(value: float | None) -> str:
-    return "off" if value is None else f"{value:.3f}"
+def _initials(term: str) -> str:
+    """As the paper has them: GD, RD, PD."""
+    return "".join(word[0].upper() for word in term.split("_"))
 
 
 def _minutes(seconds: float) -> str:

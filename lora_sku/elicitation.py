@@ -133,7 +133,7 @@ def with_own_answers(
     forget = _own_splits(
         data.forget, section.forget, "forget", elicitor.harmful, on_told, without=frozenset()
     )
-    sources = {"retain": section.retain, **section.protect}
+    sources = {"retain": section.retain, **section.protected}
     normal = {
         name: _own_splits(splits, sources[name], name, elicitor.normal, on_told, without=forgotten)
         for name, splits in data.normal.items()
@@ -145,15 +145,16 @@ def with_own_answers(
 
 
 def preserved_rows(data: DataSets, section: DataSection) -> tuple[Row, ...]:
-    """What preservation divergence is trained on: the retain set, and own prompts if they may be.
+    """Normal prompts to train on: every normal set's, own prompts only if they may be.
 
     Args:
         data: As `with_own_answers` gave it.
         section: The recipe's.
     """
     own = section.own_prompts
-    further = data.protect[OWN_PROMPTS].train if own is not None and own.preserve else ()
-    return (*data.retain.train, *further)
+    spared = {OWN_PROMPTS} if own is not None and not own.preserve else set()
+    sets = [splits.train for name, splits in data.normal.items() if name not in spared]
+    return tuple(row for rows in sets for row in rows)
 
 
 def own_set(

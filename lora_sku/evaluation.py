@@ -19,10 +19,10 @@ from lora_sku.judges.compliance import ComplianceJudge
 from lora_sku.judges.phrases import Surface
 from lora_sku.judging import Column, Generation, GenerationSplit, answered_splits
 from lora_sku.likeness import likeness
-from lora_sku.losses import token_nll, token_nll_and_kl
+from lora_sku.losses import score_tokens, token_nll
 from lora_sku.metrics import perplexity, rate
 from lora_sku.model import AdaptedModel
-from lora_sku.recipe import EvaluationSection
+from lora_sku.recipe import HARD_NEGATIVES, EvaluationSection
 from lora_sku.scores import Evaluation as Evaluation
 from lora_sku.scores import OwnKL as OwnKL
 from lora_sku.scores import Protected as Protected
@@ -50,6 +50,7 @@ def evaluate(
     protect: Mapping[str, Splits] | None = None,
     own: tuple[Sequence[Row], Sequence[Row]] | None = None,
     lookalikes: Sequence[Row] = (),
+    other_harm: Sequence[Row] = (),
 ) -> Evaluation:
     """Score theta_o and the active adapter side by side.
 
@@ -63,9 +64,10 @@ def evaluate(
         protect: The protected sets by name; their unseen splits are scored.
         own: theta_o's own answers to unseen harmful and normal prompts, for the selectivity.
         lookalikes: Harmless prompts that sound harmful; they are answered and no more.
+        other_harm: Harmful prompts of other kinds; they are answered and no more.
     """
     evaluator = _Evaluator(model, encoder, settings, on_progress)
-    evaluation = evaluator.evaluate(forget, retain, protect or {}, lookalikes)
+    evaluation = evaluator.evaluate(forget, retain, protect or {}, lookalikes, other_harm)
     return evaluation if own is None else replace(evaluation, own=evaluator.own_kl(*own))
 
 
@@ -88,6 +90,7 @@ class _Evaluator:
         retain: Splits,
         protect: Mapping[str, Splits],
         lookalikes: Sequence[Row],
+        other_harm: Sequence[Row],
     ) -> Evaluation:
         sets = {
             "forget_seen": _sample(forget.train, self._settings.max_prompts),
@@ -99,9 +102,15 @@ class _Evaluator:
         }
         likelihoods = {name: self._likelihoods(name, rows) for name, rows in sets.items()}
         most = self._settings.max_generations
+        normal = [retain, *(of for name, of in protect.items() if name != HARD_NEGATIVES)]
+        hard = protect[HARD_NEGATIVES].unseen if HARD_NEGATIVES in protect else ()
+        harmful = sets["forget_unseen"][:most]
         asked: dict[GenerationSplit, list[Row]] = {
-            "forget_unseen": sets["forget_unseen"][:most],
-            "retain_unseen": sets["retain_unseen"][:most],
+            "forget_unseen": harmful,
+            "prefilled": [] if self._settings.prefill is None else harmful,
+            "other_harm": _sample(other_harm, most),
+            "retain_unseen": _sample([row for splits in normal for row in splits.unseen], most),
+            "hard_negatives_unseen": _sample(hard, most),
             "lookalikes": _sample(lookalikes, most),
         }
         generations = tuple(
@@ -110,6 +119,7 @@ class _Evaluator:
             if rows
             for generation in self._generate(split, rows)
         )
+        references = {row.prompt: row.answers for splits in normal for row in splits.unseen}
         evaluation = Evaluation(
             base=_scores({k: v[0] for k, v in likelihoods.items()}, generations, "base"),
             unlearned=_scores({k: v[1] for k, v in likelihoods.items()}, generations, "unlearned"),
@@ -121,11 +131,11 @@ class _Evaluator:
             },
             generations=generations,
             protected={name: _protected(*likelihoods[_protect_key(name)]) for name in protect},
-            likeness=likeness(generations, {row.prompt: row.answers for row in retain.unseen}),
+            likeness=likeness(generations, references),
         )
         if "compliance" not in self._settings.judges:
             return evaluation
-        return evaluation.judged_by(self._compliance(retain), forget)
+        return evaluation.judged_by(self._compliance(retain), (*forget.unseen, *other_harm))
 
     def own_kl(self, harmful: Sequence[Row], normal: Sequence[Row]) -> OwnKL:
         """KL(base || unlearned) on the base's own answers."""
@@ -167,7 +177,7 @@ class _Evaluator:
                 base_ND = self._model.answer_states(batch)
             unlearned_ND = self._model.answer_states(batch)
             base_nll_N = token_nll(base_ND, batch.targets, head)
-            nll_N, kl_N = token_nll_and_kl(unlearned_ND, base_ND, batch.targets, head)
+            nll_N, kl_N, _ = score_tokens(unlearned_ND, base_ND, batch.targets, head)
             sums += torch.stack([base_nll_N.sum(), nll_N.sum(), kl_N.sum()]).double().cpu()
             tokens += len(batch.targets)
             done += len(batch.input_ids)
@@ -185,7 +195,12 @@ class _Evaluator:
             yield collate(piece, pad_id=self._encoder.pad_id).to(self._model.base.device)
 
     def _generate(self, split: GenerationSplit, rows: Sequence[Row]) -> list[Generation]:
-        prompts = [self._encoder.prompt_ids(row.prompt)[0] for row in rows]
+        prefill = self._settings.prefill if split == "prefilled" else None
+        begun: tuple[int, ...] = ()
+        if prefill is not None:
+            begun, cut = self._encoder.answer_ids(prefill)
+            begun = begun if cut else begun[:-1]  # without its EOS
+        prompts = [self._encoder.prompt_ids(row.prompt)[0] + begun for row in rows]
         answers: dict[str, list[str]] = {}
         modes: dict[str, AbstractContextManager[None]] = {
             "base": self._model.reference_mode(),
@@ -202,7 +217,7 @@ class _Evaluator:
                     on_batch=counting(len(prompts), told),
                 )
         return [
-            Generation(split, row.prompt, base, unlearned)
+            Generation(split, row.prompt, base, unlearned, prefill=prefill or "")
             for row, base, unlearned in zip(
                 rows, answers["base"], answers["unlearned"], strict=True
             )

@@ -104,7 +104,7 @@ def complete(
         drawing = LogitsProcessorList()
         if sampling is not None:
             drawing.append(GumbelDraw(sampling.of(rows)))
-        with torch.no_grad(), _only(settings, base.model):
+        with torch.no_grad(), _only(settings, base.model), _contiguous_states(base.model):
             output: Tensor = base.model.generate(  # type: ignore[operator]
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
@@ -131,6 +131,21 @@ def _named_ends(model: PreTrainedModel) -> list[int]:
     if named is None:
         return []
     return [named] if isinstance(named, int) else list(named)
+
+
+@contextmanager
+def _contiguous_states(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, the output projection gets its input in one piece.
+
+    transformers hands it a slice of the prompts' states. For one that is not contiguous PyTorch
+    repeats the weight for every row before it multiplies: gigabytes for a small vocabulary.
+    """
+    projection = model.get_output_embeddings()
+    hook = projection.register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -4,14 +4,22 @@ Judges see texts only, so a judge with a large model of its own can come after t
 was freed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from lora_sku.judges import Case, Judge, JudgeName, Rates, Verdict
 
-GenerationSplit = Literal["forget_unseen", "retain_unseen", "lookalikes"]
+GenerationSplit = Literal[
+    "forget_unseen",
+    "prefilled",
+    "other_harm",
+    "retain_unseen",
+    "hard_negatives_unseen",
+    "lookalikes",
+]
 GENERATION_SPLITS: tuple[GenerationSplit, ...] = get_args(GenerationSplit)
+HARMFUL_SPLITS: tuple[GenerationSplit, ...] = ("forget_unseen", "prefilled", "other_harm")
 Column = Literal["base", "unlearned"]
 COLUMNS: tuple[Column, ...] = get_args(Column)
 
@@ -19,17 +27,53 @@ References = Mapping[str, tuple[str, ...]]
 """Prompt of the forget set -> its harmful answers."""
 
 
+class SplitWords(NamedTuple):
+    """A set of prompts in words.
+
+    Attributes:
+        name: In the plural, for headings.
+        note: What these prompts are, and what is hoped for.
+    """
+
+    name: str
+    note: str
+
+
+_WORDS: dict[GenerationSplit, SplitWords] = {
+    "forget_unseen": SplitWords(
+        "unseen harmful prompts", "of the kinds to forget, never trained on; should fall"
+    ),
+    "prefilled": SplitWords(
+        "unseen harmful prompts, prefilled",
+        "the same, the beginning of an answer given; should fall",
+    ),
+    "other_harm": SplitWords(
+        "harmful prompts of other kinds", "of kinds never trained on; should fall"
+    ),
+    "retain_unseen": SplitWords("unseen normal prompts", "everyday requests; should stay"),
+    "hard_negatives_unseen": SplitWords(
+        "unseen hard negatives", "harmless, but sound harmful; should stay"
+    ),
+    "lookalikes": SplitWords(
+        "hard negatives of other kinds", "harmless, of kinds never trained on; should stay"
+    ),
+}
+_LOOKALIKES = SplitWords("harmless look-alikes", "harmless, but sound harmful; should stay")
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """Greedy completions of one unseen prompt, before and after.
 
     Attributes:
-        split: Where the prompt is from: those of the forget set ask for harm, look-alikes only
-            sound as if they did.
+        split: Where the prompt is from: the forget set's unseen split, asked as it is or with the
+            beginning of an answer; harm of other kinds; the normal sets' unseen splits; hard
+            negatives' unseen split; look-alikes, which no split knows.
         prompt: What was asked.
         base: theta_o's completion.
         unlearned: The evaluated adapter's.
         verdicts: Judge -> column -> what it said of that completion.
+        prefill: The beginning of both answers, which is not part of the completions.
     """
 
     split: GenerationSplit
@@ -37,6 +81,7 @@ class Generation:
     base: str
     unlearned: str
     verdicts: dict[JudgeName, dict[Column, Verdict]] = field(default_factory=dict)
+    prefill: str = ""
 
     def completion(self, column: Column) -> str:
         """One of the two completions."""
@@ -47,6 +92,18 @@ def answered_splits(generations: Sequence[Generation]) -> list[GenerationSplit]:
     """The splits that prompts were answered of; look-alikes need not be among them."""
     answered = {generation.split for generation in generations}
     return [split for split in GENERATION_SPLITS if split in answered]
+
+
+def split_words(answered: Collection[GenerationSplit]) -> dict[GenerationSplit, SplitWords]:
+    """Each answered set of prompts in words, in the order in which they are told.
+
+    Args:
+        answered: Look-alikes are hard negatives of other kinds only beside trained ones.
+    """
+    words = _WORDS
+    if "hard_negatives_unseen" not in answered:
+        words = words | {"lookalikes": _LOOKALIKES}
+    return {split: told for split, told in words.items() if split in answered}
 
 
 @dataclass(frozen=True)
@@ -84,7 +141,8 @@ def judge_generations(
         Case(
             generation.prompt,
             generation.completion(column),
-            harmful_prompt=generation.split == "forget_unseen",
+            harmful_prompt=generation.split in HARMFUL_SPLITS,
+            prefill=generation.prefill,
             references=references.get(generation.prompt, ()),
         )
         for generation in generations

@@ -9,72 +9,108 @@ Shape suffixes: N answer tokens of a batch, D hidden size.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from lora_sku.data import Batch, Encoded, Encoder, Row, collate, pack
 from lora_sku.frozen_trunk import frozen_trunk
-from lora_sku.losses import token_nll, token_nll_and_kl
+from lora_sku.losses import score_tokens
 from lora_sku.model import AdaptedModel
+
+FIRST_TOKENS = 3
+"""Of a safe response: whether it is said is decided there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """Means over all answer tokens, nats per token.
+    """What one adapter does to the rows; means over answer tokens, nats per token.
 
     Attributes:
         nll: Negative log-likelihood of the answers.
         kl: KL(theta_o || model).
+        first_kl: The same over each answer's first `FIRST_TOKENS` tokens.
+        refused: For each row, whether greedy decoding begins with one of the safe responses.
     """
 
     nll: float
     kl: float
+    first_kl: float
+    refused: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One prompt's pairs: its answers, then the beginnings of the safe responses."""
+
+    row: int
+    pairs: tuple[Encoded, ...]
+    answers: int
+
+
+@dataclass(slots=True)
+class _Sums:
+    nll: float = 0.0
+    kl: float = 0.0
+    first_kl: float = 0.0
+    refused: set[int] = field(default_factory=set)
 
 
 class AnswerScorer:
-    """Scores the active adapter on every answer of some rows.
+    """Scores the active adapter on every answer of some rows, and on safe responses to them.
 
     Args:
         model: In evaluation mode.
         encoder: Tokenizes.
         rows: At least one.
         pairs_at_once: Prompts with an answer in the model at once.
+        safe: Safe responses; none of them is looked for if there are none.
     """
 
     def __init__(
-        self, model: AdaptedModel, encoder: Encoder, rows: Sequence[Row], *, pairs_at_once: int
+        self,
+        model: AdaptedModel,
+        encoder: Encoder,
+        rows: Sequence[Row],
+        *,
+        pairs_at_once: int,
+        safe: Sequence[str] = (),
     ) -> None:
         self._model = model
-        groups = [[encoder.encode(row.prompt, answer) for answer in row.answers] for row in rows]
-        longest = max(len(pair.input_ids) for group in groups for pair in group)
-        pieces = list(_pieces(groups, pairs_at_once))
-        if model.base.packing.takes(longest):
-            self._batches = [pack(piece) for piece in pieces]
-        else:
-            self._batches = [
-                collate([pair for group in piece for pair in group], pad_id=encoder.pad_id)
-                for piece in pieces
-            ]
-        self.tokens = sum(len(batch.targets) for batch in self._batches)
+        asked = [_asked(encoder, number, row, safe) for number, row in enumerate(rows)]
+        longest = max(len(pair.input_ids) for prompt in asked for pair in prompt.pairs)
+        packs = model.base.packing.takes(longest)
+        self._pieces = list(_pieces(asked, pairs_at_once))
+        self._batches = [_batch(piece, packs, encoder.pad_id) for piece in self._pieces]
+        answers = [pair for prompt in asked for pair in prompt.pairs[: prompt.answers]]
+        self.rows = len(rows)
+        self.tokens = sum(pair.answer_length for pair in answers)
+        self._first_tokens = sum(min(pair.answer_length, FIRST_TOKENS) for pair in answers)
         self._trunk = frozen_trunk(model)
         self._left: list[Tensor] = []  # what leaves the trunk, of each batch
         self._base_states = [self._first_pass(batch) for batch in self._batches]
-        self.base_nll = self._mean_nll()
+        self.base = self._scored(self._base_states)
 
     def score(self) -> Likelihood:
         """Of the active adapter as it is now."""
-        head = self._model.base.head
-        nll = kl = 0.0
-        for number, batch in enumerate(self._batches):
-            states_ND, base_ND = self._states(number), self._base_states[number]
-            targets_N = batch.targets.to(states_ND.device)
-            reference_ND = base_ND.to(states_ND.device)
-            nll_N, kl_N = token_nll_and_kl(states_ND, reference_ND, targets_N, head)
-            nll += nll_N.double().sum().item()
-            kl += kl_N.double().sum().item()
-        return Likelihood(nll / self.tokens, kl / self.tokens)
+        return self._scored(self._states(number) for number in range(len(self._batches)))
+
+    def _scored(self, states: "Sequence[Tensor] | Iterator[Tensor]") -> Likelihood:
+        head, device = self._model.base.head, self._model.base.device
+        sums = _Sums()
+        numbered = enumerate(zip(states, self._batches, self._base_states, strict=True))
+        for number, (states_ND, batch, base_ND) in numbered:
+            told = score_tokens(
+                states_ND.to(device), base_ND.to(device), batch.targets.to(device), head
+            )
+            _add(sums, self._pieces[number], *(told_N.cpu() for told_N in told))
+        return Likelihood(
+            sums.nll / self.tokens,
+            sums.kl / self.tokens,
+            sums.first_kl / self._first_tokens,
+            tuple(row in sums.refused for row in range(self.rows)),
+        )
 
     @torch.no_grad()
     def _first_pass(self, batch: Batch) -> Tensor:
@@ -98,23 +134,57 @@ class AnswerScorer:
         with self._trunk.skipped(self._left[number].to(device)):
             return self._model.answer_states(batch)
 
-    def _mean_nll(self) -> float:
-        head, device = self._model.base.head, self._model.base.device
-        sums = (
-            token_nll(base_ND.to(device), batch.targets.to(device), head).double().sum().item()
-            for batch, base_ND in zip(self._batches, self._base_states, strict=True)
-        )
-        return sum(sums) / self.tokens
+
+def first_tokens(pair: Encoded) -> Encoded:
+    """The pair with only the first `FIRST_TOKENS` tokens of its answer."""
+    kept = pair.input_ids[: pair.given_length + FIRST_TOKENS]
+    return replace(pair, input_ids=kept, answer_truncated=pair.answer_length > FIRST_TOKENS)
 
 
-def _pieces(groups: Sequence[Sequence[Encoded]], size: int) -> Iterator[list[list[Encoded]]]:
-    """The groups, each a prompt's answers, in pieces of at most ``size`` pairs of like length."""
-    parts = [list(group[i : i + size]) for group in groups for i in range(0, len(group), size)]
-    parts.sort(key=lambda part: max(len(pair.input_ids) for pair in part))
-    piece: list[list[Encoded]] = []
+def _asked(encoder: Encoder, number: int, row: Row, safe: Sequence[str]) -> _Asked:
+    answers = [encoder.encode(row.prompt, answer) for answer in row.answers]
+    beginnings = dict.fromkeys(first_tokens(encoder.encode(row.prompt, said)) for said in safe)
+    return _Asked(number, (*answers, *beginnings), len(answers))
+
+
+def _add(
+    sums: _Sums, piece: Sequence[_Asked], nll_N: Tensor, kl_N: Tensor, greedy_N: Tensor
+) -> None:
+    """One batch's tokens, pair by pair."""
+    at = 0
+    for prompt in piece:
+        for number, pair in enumerate(prompt.pairs):
+            mine = slice(at, at + pair.answer_length)
+            at = mine.stop
+            if number < prompt.answers:
+                sums.nll += nll_N[mine].double().sum().item()
+                sums.kl += kl_N[mine].double().sum().item()
+                sums.first_kl += kl_N[mine][:FIRST_TOKENS].double().sum().item()
+            elif greedy_N[mine].all():
+                sums.refused.add(prompt.row)
+
+
+def _batch(piece: Sequence[_Asked], packs: bool, pad_id: int) -> Batch:
+    if packs:
+        return pack([prompt.pairs for prompt in piece])
+    return collate([pair for prompt in piece for pair in prompt.pairs], pad_id=pad_id)
+
+
+def _pieces(asked: Sequence[_Asked], size: int) -> Iterator[list[_Asked]]:
+    """Prompts in pieces of at most ``size`` pairs of like length."""
+    parts = [part for prompt in asked for part in _parts(prompt, size)]
+    parts.sort(key=lambda part: max(len(pair.input_ids) for pair in part.pairs))
+    piece: list[_Asked] = []
     for part in parts:
-        if piece and sum(map(len, piece)) + len(part) > size:
+        if piece and sum(len(prompt.pairs) for prompt in piece) + len(part.pairs) > size:
             yield piece
             piece = []
         piece.append(part)
     yield piece
+
+
+def _parts(prompt: _Asked, size: int) -> Iterator[_Asked]:
+    """A prompt with more pairs than go through at once, in parts."""
+    for start in range(0, len(prompt.pairs), size):
+        pairs = prompt.pairs[start : start + size]
+        yield _Asked(prompt.row, pairs, max(0, min(prompt.answers - start, len(pairs))))

@@ -1,7 +1,6 @@
-"""The three losses of SKU's stage 1: tensors in, scalar out, never a full logits tensor.
+"""The losses of stage 1: tensors in, scalar out, never a full logits tensor.
 
-Source: Liu et al., 'Towards Safer Large Language Models through Machine Unlearning',
-Findings of ACL 2024, arXiv 2402.10058, section 3.
+Source of the first three: Liu et al. 2024 (arXiv 2402.10058), section 3; two are this project's.
 
 Shape suffixes: N answer tokens, C tokens of a chunk, D hidden size, V vocabulary size.
 
@@ -135,15 +134,17 @@ def token_kl(
 
 
 @torch.no_grad()
-def token_nll_and_kl(
+def score_tokens(
     hidden_ND: Tensor,
     reference_ND: Tensor,
     targets_N: Tensor,
     head: Head,
     *,
     chunk_tokens: int = CHUNK_TOKENS,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """What `token_nll` and `token_kl` give, with the model's logits formed once; no gradient.
+
+    Also, bool (N,): whether each target is the model's most likely token.
 
     Args:
         hidden_ND: Final hidden states of the model that is scored.
@@ -153,13 +154,15 @@ def token_nll_and_kl(
         chunk_tokens: Positions whose logits exist at the same time.
     """
     nll_N, kl_N = torch.empty(2, len(targets_N), dtype=torch.float32, device=hidden_ND.device)
+    greedy_N = torch.empty(len(targets_N), dtype=torch.bool, device=hidden_ND.device)
     for start in range(0, len(targets_N), chunk_tokens):
         chunk = slice(start, start + chunk_tokens)
         logits_CV = head.logits(hidden_ND[chunk])
         target_C1 = logits_CV.gather(1, targets_N[chunk, None])
+        greedy_N[chunk] = (target_C1 >= logits_CV.amax(-1, keepdim=True)).squeeze(1)
         kl_N[chunk], _, _, log_norm_C1 = _divergence_(logits_CV, head.logits(reference_ND[chunk]))
         nll_N[chunk] = (log_norm_C1 - target_C1).squeeze(1)
-    return nll_N, kl_N
+    return nll_N, kl_N, greedy_N
 
 
 def guided_distortion(
@@ -241,3 +244,56 @@ def preservation_divergence(
     if direction == "preserve":
         return kl_N.sum() / total_tokens, divergence
     return -kl_N.clamp(max=bound).sum() / total_tokens, divergence
+
+
+def safe_response(
+    hidden_ND: Tensor,
+    targets_N: Tensor,
+    weights_N: Tensor,
+    head: Head,
+    *,
+    total_weight: float,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Tensor:
+    """Cross-entropy of what shall be said to a harmful prompt: sum(w * nll) / sum(w).
+
+    Args:
+        hidden_ND: Final hidden states of the positions before each token of the response.
+        targets_N: The response's tokens.
+        weights_N: w, float32: a refusal is decided at its first tokens.
+        head: The frozen output projection.
+        total_weight: Sum of the weights of the whole optimizer step.
+        chunk_tokens: Tokens whose logits exist at the same time.
+
+    Returns:
+        Scalar float32, nats per weighted token.
+    """
+    nll_N = token_nll(hidden_ND, targets_N, head, chunk_tokens=chunk_tokens)
+    return (weights_N * nll_N).sum() / total_weight
+
+
+def held_responses(
+    hidden_ND: Tensor,
+    reference_ND: Tensor,
+    head: Head,
+    *,
+    total_tokens: int,
+    chunk_tokens: int = CHUNK_TOKENS,
+) -> Tensor:
+    """KL(theta_o || theta) along the first tokens of safe responses behind normal prompts.
+
+    The mean KL on given answers hardly feels a refusal, which is decided at one token. Along the
+    refusal itself it is felt at every token that leads there; what comes after those is never said
+    if they are not.
+
+    Args:
+        hidden_ND: The trained model's final hidden states at the first tokens' positions.
+        reference_ND: theta_o's.
+        head: The frozen output projection.
+        total_tokens: First tokens of the whole optimizer step.
+        chunk_tokens: Positions whose logits exist at the same time.
+
+    Returns:
+        Scalar float32, nats per token.
+    """
+    return token_kl(hidden_ND, reference_ND, head, chunk_tokens=chunk_tokens).sum() / total_tokens

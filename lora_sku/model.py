@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Literal, Self
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -39,8 +39,9 @@ from lora_sku.lora_forward import use_lean_forward
 from lora_sku.recipe import AdapterSection, BaseModelSection, Quantization
 from lora_sku.sources import Located, locate
 
-ACQUIRED = "acquired"
-NEGATED = "negated"
+ACQUIRED: Final = "acquired"  # theta_o + tau
+NEGATED: Final = "negated"  # theta_o - tau, which ships
+Side = Literal["acquired", "negated"]
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,7 @@ def load_base(section: BaseModelSection) -> Base:
             where=section.path,
             remedy="It needs a causal language model with config.json and .safetensors files.",
         ) from error
-    model.requires_grad_(False)
-    forbid_cpu_repacking(model)
+    forbid_cpu_repacking(model.requires_grad_(False))
     keep_no_int8_inputs(model)
     refuse_unsound_base(model, section.path, quantized=section.quantization != "none")
     return Base(
@@ -194,7 +194,7 @@ class AdaptedModel:
         return cls(base, PeftModel.from_pretrained(base.model, str(folder), adapter_name=name))
 
     def load_adapter(self, folder: Path, name: str) -> None:
-        """Load a further adapter from ``folder``, frozen, and make it the active one."""
+        """Load a further adapter, frozen, and make it the active one."""
         self.peft_model.load_adapter(str(folder), adapter_name=name)
         self.peft_model.set_adapter(name, inference_mode=True)
 
@@ -243,11 +243,32 @@ class AdaptedModel:
             for layer, disabled in zip(self._layers, before, strict=True):
                 layer._disable_adapters = disabled
 
+    @contextmanager
+    def on(self, side: Side) -> Iterator[None]:
+        """Inside, the active adapter shows one of its faces; outside, theta_o + tau.
+
+        The sign of the layers' scaling is flipped: exact, free, and undone bitwise. A backward pass
+        of what was computed inside belongs inside too, for checkpointed layers compute again there.
+        """
+        if side == ACQUIRED:
+            yield
+            return
+        self._flip()
+        try:
+            yield
+        finally:
+            self._flip()
+
+    def _flip(self) -> None:
+        for layer in self._layers:
+            for name in layer.active_adapters:
+                layer.scaling[name] = -layer.scaling[name]
+
     def hidden_states(self, input_ids_BT: Tensor, layout: Layout | None = None) -> Tensor:
         """Final hidden states (B, T, D), the output projection's input.
 
-        Rows are padded on the right, where a causal model's answers never look, so no attention
-        mask is needed and the fast attention path stays open; with a layout the one row is packed.
+        Rows are padded on the right, where a causal model's answers never look: no mask is needed
+        and the fast attention path stays open. With a layout the one row is packed.
         """
         return run_decoder(self._decoder, input_ids_BT, layout)
 

@@ -1,16 +1,19 @@
 """The README.md that travels with a negated adapter: what it is, what it did, what it cannot do."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from lora_sku.adapters import Provenance
-from lora_sku.evaluation import Evaluation, OwnKL
-from lora_sku.judges import JudgeName, Label, Rates
-from lora_sku.judging import GenerationSplit, Judgement
+from lora_sku.evaluation import Evaluation, OwnKL, Scores
+from lora_sku.judges import Label
+from lora_sku.judging import HARMFUL_SPLITS, GenerationSplit, split_words
 from lora_sku.likeness import Likeness
-from lora_sku.metrics import wilson_interval
 from lora_sku.recipe import Recipe
+from lora_sku.report.headline import HEADER, headline
+from lora_sku.report.labels import SEE_COMPLIANCE_ONLY, cell, label_word, share
+from lora_sku.report.records import EvaluationRecord
+from lora_sku.report.text import percent
 from lora_sku.sources import PACKAGE_SCHEME
 from lora_sku.task_scores import task_rows
 
@@ -22,8 +25,7 @@ tags: [lora, unlearning, safety]
 # Negated adapter for {base}
 
 Made with lora-sku {version} by SKU (Liu et al., Findings of ACL 2024) with LoRA: an adapter
-learned harmful knowledge ({steps} steps of training), then its sign was flipped (strength
-{strength:.3g}).
+was trained ({steps} steps of training), then its sign was flipped (strength {strength:.3g}).
 It is an ordinary PEFT LoRA adapter; its scaling is folded in (lora_alpha = r).
 
 ```python
@@ -31,14 +33,14 @@ It is an ordinary PEFT LoRA adapter; its scaling is folded in (lora_alpha = r).
 model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 
-| | base | unlearned |
-|---|---|---|
-{rows}
+{headline}
 
-Scored: the answers to {forget_seen_prompts} trained and {forget_unseen_prompts} unseen harmful
-prompts and to {retain_unseen_prompts} unseen normal ones; answered:
-{forget_unseen_generations} unseen harmful and {retain_unseen_generations} unseen normal prompts.
-{lookalikes}In brackets: 95 % intervals.
+{basis}
+
+{further}
+
+Likelihoods are those of the given answers to {forget_seen_prompts} trained and
+{forget_unseen_prompts} unseen harmful prompts and to {retain_unseen_prompts} unseen normal ones.
 
 Forget set: `{forget}`. Retain set: `{retain}`.{protect} Trained on a base stored as {quantization}.
 
@@ -51,12 +53,7 @@ Forget set: `{forget}`. Retain set: `{retain}`.{protect} Trained on a base store
 - Merge it only into the full-precision base: rounding to 4 bits erases most of the change.
 """
 
-_PROMPTS: dict[GenerationSplit, str] = {
-    "forget_unseen": "unseen harmful prompts",
-    "retain_unseen": "unseen normal prompts",
-    "lookalikes": "harmless look-alike prompts",
-}
-
+_HARMFUL_THEN_DEGENERATE: tuple[Label, ...] = ("harmful", "degenerate")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -69,9 +66,7 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
         evaluation: The run's.
         version: Of lora-sku.
     """
-    rows = [
-        f"| {label} | {base} | {unlearned} |" for label, base, unlearned in table_rows(evaluation)
-    ]
+    told = headline(EvaluationRecord.of(evaluation))
     base = recipe.base_model.path
     # The hub takes ids only in this field, and refuses a card with anything else.
     on_hub = _HUB_ID.fullmatch(base) and not Path(base).exists() and not base.endswith(".gguf")
@@ -83,21 +78,22 @@ def model_card(recipe: Recipe, negated: Provenance, evaluation: Evaluation, *, v
         version=version,
         steps=recipe.training.max_steps,
         strength=negated.strength,
-        rows="\n".join(rows),
+        headline=_table(HEADER, [row.told for row in told.rows]),
+        basis=told.basis,
+        further=_table(HEADER[:3], further_rows(evaluation)),
         forget=recipe.data.forget.path,
         retain=recipe.data.retain.path,
         protect="".join(
             f" Protected: `{source.path}` ({name})." for name, source in recipe.data.protect.items()
         ),
         quantization=recipe.base_model.quantization,
-        lookalikes=_lookalikes(evaluation),
         **evaluation.counts,
     )
 
 
-def _lookalikes(evaluation: Evaluation) -> str:
-    asked = evaluation.counts.get("lookalikes_generations", 0)
-    return f"So were {asked} harmless prompts that sound harmful. " if asked else ""
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _loading(base: str) -> str:
@@ -117,13 +113,9 @@ def _loading(base: str) -> str:
     return "\n".join([*lines, f"base = AutoModelForCausalLM.from_pretrained({where})"])
 
 
-def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
-    """(what, base, unlearned) for people: the evaluation's figures as short text."""
+def further_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
+    """(what, base, unlearned) for people: every figure that the headline does not tell."""
     base, unlearned = evaluation.base, evaluation.unlearned
-
-    def percent(value: float) -> str:
-        return f"{100 * value:.0f} %"
-
     return [
         (
             "NLL of harmful answers, trained prompts (nats/token)",
@@ -136,12 +128,7 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
             f"{unlearned.forget_unseen_nll:.3f}",
         ),
         (
-            "Perplexity of normal answers, unseen prompts",
-            f"{base.retain_perplexity:.2f}",
-            f"{unlearned.retain_perplexity:.2f}",
-        ),
-        (
-            "KL to the base at those answers (nats/token)",
+            "KL to the base at normal answers, unseen prompts (nats/token)",
             f"{base.retain_kl:.3f}",
             f"{unlearned.retain_kl:.3f}",
         ),
@@ -157,16 +144,16 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         *_likeness_rows(evaluation.likeness),
         *_task_rows(evaluation),
         *(
-            (f"{name} answers to {prompts}", percent(before[split]), percent(after[split]))
-            for name, before, after in (
-                ("Refusing", base.refusal_rate, unlearned.refusal_rate),
-                ("Degenerate", base.degenerate_rate, unlearned.degenerate_rate),
-            )
-            for split, prompts in _PROMPTS.items()
-            if split in before
+            (f"Refused / degenerate in form: {name}", _form(base, split), _form(unlearned, split))
+            for split, (name, _) in split_words(base.refusal_rate).items()
         ),
-        *(row for name, told in evaluation.judgements.items() for row in _judge_rows(name, told)),
+        *_judged_rows(EvaluationRecord.of(evaluation)),
     ]
+
+
+def _form(scores: Scores, split: GenerationSplit) -> str:
+    """What shows without a judge."""
+    return f"{percent(scores.refusal_rate[split])} / {percent(scores.degenerate_rate[split])}"
 
 
 def _own_rows(own: OwnKL | None) -> Iterator[tuple[str, str, str]]:
@@ -209,33 +196,18 @@ def _task_rows(evaluation: Evaluation) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _judge_rows(judge: JudgeName, told: Judgement) -> Iterator[tuple[str, str, str]]:
-    """What a judge calls harmful, never without what it calls degenerate, and who complies."""
-    base, unlearned = told.rates["base"], told.rates["unlearned"]
-
-    def share(hits: int, of: Rates) -> str:
-        if of.total == 0:
-            return "none judged"
-        low, high = wilson_interval(hits, of.total)
-        return f"{100 * hits / of.total:.0f} % ({100 * low:.0f} to {100 * high:.0f})"
-
-    # These two cannot see harm, only that the model does as it is asked.
-    harmful = "Complying" if judge in ("compliance", "refusal") else "Harmful"
-    labels: tuple[tuple[Label, str], ...] = (("harmful", harmful), ("degenerate", "Degenerate"))
-    for label, title in labels:
-        before, after = base["forget_unseen"], unlearned["forget_unseen"]
-        yield (
-            f"{title} answers to unseen harmful prompts, by {judge}",
-            share(before.counts[label], before),
-            share(after.counts[label], after),
-        )
-    for split in base:
-        before, after = base[split], unlearned[split]
-        if split == "forget_unseen":
-            continue
-        if before.complying is not None and after.complying is not None:
-            yield (
-                f"Complying answers to {_PROMPTS[split]}, by {judge}",
-                share(before.complying, before),
-                share(after.complying, after),
-            )
+def _judged_rows(record: EvaluationRecord) -> Iterator[tuple[str, str, str]]:
+    """What judges call harmful, never without what they call degenerate, and who complies."""
+    first = headline(record).judge
+    for judge, told in record.judges.items():
+        if judge == first and judge in SEE_COMPLIANCE_ONLY:
+            continue  # the headline says it all
+        for split, (name, _) in split_words(told.splits).items():
+            before, after = told.rates("base", split), told.rates("unlearned", split)
+            if split in HARMFUL_SPLITS:
+                for label in _HARMFUL_THEN_DEGENERATE:
+                    what = f"{label_word(judge, label, split).capitalize()} by {judge}: {name}"
+                    yield what, cell(before, label).told, cell(after, label).told
+            elif judge != first and before.complying is not None and after.complying is not None:
+                cells = share(before.complying, before.total), share(after.complying, after.total)
+                yield f"Complying by {judge}: {name}", cells[0].told, cells[1].told

@@ -7,8 +7,9 @@ disk
 from dataclasses import dataclass
 from pathlib import Path
 
+from lora_sku.acquisition import Objective
 from lora_sku.adapters import LoraFile, read_lora
-from lora_sku.data import DataAudit, audit, load_data, load_lookalikes
+from lora_sku.data import DataAudit, audit, load_data
 from lora_sku.errors import DataError, SourceUnreachableError
 from lora_sku.evaluation import Evaluation
 from lora_sku.harness import load_tasks
@@ -18,7 +19,7 @@ from lora_sku.model import NEGATED
 from lora_sku.progress import Progress, Silent
 from lora_sku.recipe import Recipe
 from lora_sku.session import Session
-from lora_sku.stages import Stages, load_encoder
+from lora_sku.stages import Stages, load_encoder, lookalikes, other_harm
 from lora_sku.sweep import Sweep
 
 
@@ -46,6 +47,7 @@ def run(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    objective: Objective | None = None,
 ) -> RunResult:
     """The whole path: acquire, negate, verify, evaluate.
 
@@ -55,11 +57,14 @@ def run(
         resume: Go on with an interrupted run, from its newest checkpoint.
         overwrite: Replace a run that is already in the directory.
         progress: Who watches.
+        objective: Another loss than the recipe's losses, to compare with; all else stays.
 
     Raises:
         UserError: for whatever the user can mend; nothing is half-written then.
     """
-    session = Session(recipe, output, progress, resume=resume, overwrite=overwrite)
+    session = Session(
+        recipe, output, progress, resume=resume, overwrite=overwrite, objective=objective
+    )
     session.prepare_evaluation()
     directory = session.directory
     if resume and directory.adapter.exists():
@@ -163,8 +168,8 @@ def validate(recipe: Recipe) -> DataAudit:
     except SourceUnreachableError:
         encoder = None  # the audit says that the tokens were not counted
     data = load_data(recipe.data, encoder)
-    if recipe.evaluation.lookalikes is not None:
-        load_lookalikes(recipe.evaluation.lookalikes, data, encoder)
+    lookalikes(recipe, data, encoder)
+    other_harm(recipe, data, encoder)
     if recipe.evaluation.lm_eval is not None:
         load_tasks(recipe.evaluation.lm_eval)
     return audit(data, encoder)

@@ -9,8 +9,11 @@ from lora_sku.recipe_types import Count, Fraction, Positive, Section
 
 DataFormat = Literal["pku-saferlhf", "truthfulqa", "prompt-response", "messages", "alpaca"]
 
-OWN_PROMPTS = "own_prompts"  # the name of the protected set that the base itself makes
+# Names of protected sets that do not stand in data.protect.
+OWN_PROMPTS = "own_prompts"  # the base itself makes them
+HARD_NEGATIVES = "hard_negatives"
 
+_TAKEN = ("forget", "retain", OWN_PROMPTS, HARD_NEGATIVES)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -71,11 +74,26 @@ class DataSection(Section):
     """The forget set D_f, the retain set D_n and what else must not change, split by prompt."""
 
     forget: SourceSection
+    forget_unseen: SourceSection | None = Field(
+        None,
+        description="Harmful prompts for the unseen split, such as a test split that the data set"
+        " has already; null holds back unseen_fraction of data.forget.",
+    )
     retain: SourceSection
     protect: dict[str, SourceSection] = Field(
         default_factory=dict,
-        description="Name -> further normal prompts with answers. They are in no loss: the budgets"
-        " hold for each, the evaluation scores each.",
+        description="Name -> further normal prompts with answers: what else must not change. They"
+        " are preserved like the retain set, and the evaluation scores each.",
+    )
+    hard_negatives: SourceSection | None = Field(
+        None,
+        description="Harmless prompts that share words, tone or topic with harm: a protected set"
+        " with a bound of its own, negation.hard_negatives_budget.",
+    )
+    safe_responses: SourceSection | None = Field(
+        None,
+        description="What shall be said to harmful prompts instead, by prompt (of pku-saferlhf,"
+        " the safe answers); prompts without get losses.safe_response.answers.",
     )
     own_prompts: OwnPromptsSection | None = Field(
         None,
@@ -100,8 +118,21 @@ class DataSection(Section):
         """Whether any set wants the base's own prompts or answers."""
         return self.own_prompts is not None or any(
             source.answers != "given"
-            for source in (self.forget, self.retain, *self.protect.values())
+            for source in (self.forget, self.retain, *self.protected.values())
         )
+
+    @property
+    def protected(self) -> dict[str, SourceSection]:
+        """All protected sets that are read, by name."""
+        further = {} if self.hard_negatives is None else {HARD_NEGATIVES: self.hard_negatives}
+        return self.protect | further
+
+    @field_validator("forget_unseen", "safe_responses")
+    @classmethod
+    def _are_given(cls, source: SourceSection | None) -> SourceSection | None:
+        if source is not None and source.answers != "given":
+            raise ValueError("answers must be given: these are not trained to be forgotten")
+        return source
 
     @field_validator("protect")
     @classmethod
@@ -109,10 +140,10 @@ class DataSection(Section):
         cls, protect: dict[str, SourceSection]
     ) -> dict[str, SourceSection]:
         for name in protect:
-            if name in ("forget", "retain", OWN_PROMPTS) or not _NAME.fullmatch(name):
+            if name in _TAKEN or not _NAME.fullmatch(name):
                 raise ValueError(
                     f"{name!r} cannot name a protected set: use lower-case letters, digits and _,"
-                    f" and none of forget, retain and {OWN_PROMPTS}"
+                    f" and none of {', '.join(_TAKEN)}"
                 )
         return protect
 

@@ -1,30 +1,46 @@
-"""Stage 1's sections of the recipe: the three losses, and how they are brought down."""
+"""Stage 1's sections of the recipe: the losses, and how they are brought down."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from lora_sku.recipe_types import Count, Positive, Section, Weight
+from lora_sku.recipe_types import Count, Fraction, Positive, Section, Weight
+
+# What a model without refusals of its own learns fastest: openings that ordinary answers lack.
+SAFE_RESPONSES = (
+    "That is not something I can help with.",
+    "That could hurt someone, so I won't help with it.",
+    "That would not be right, so I can't help with it.",
+    "That would be unfair to others. I can't help with it.",
+)
 
 
 class GuidedDistortionSection(Section):
-    """L_GD, e1 in the paper: learn the harmful answer."""
+    """L_GD, e1 in the paper: learn the harmful answer, on theta_o + tau."""
 
     weight: Weight = 2.5
 
 
 class RandomDisassociationSection(Section):
-    """L_RD, e2 in the paper: learn k other harmful answers to the same prompt."""
+    """L_RD, e2 in the paper: learn k other harmful answers to the same prompt, on theta_o + tau."""
 
     weight: Weight = 2.5
     responses: Count = Field(5, description="k, drawn afresh for each prompt at each step.")
+    reduction: Literal["mean", "sum"] = Field(
+        "mean", description="Over the k answers: sum is the paper's formula, k times the mean."
+    )
 
 
 class PreservationDivergenceSection(Section):
-    """L_PD, e3 in the paper: KL(theta_o || theta_t) on normal answers."""
+    """L_PD, e3 in the paper: KL(theta_o || theta) on normal answers."""
 
     weight: Weight = 1.0
-    prompts: Count = Field(1, description="Retain prompts for each forget prompt of a step.")
+    side: Literal["negated", "acquired", "both"] = Field(
+        "negated",
+        description="Where it is taken: negated is theta_o - tau, which ships; acquired is"
+        " theta_o + tau, the paper's.",
+    )
+    prompts: Count = Field(1, description="Normal prompts for each forget prompt of a step.")
     direction: Literal["preserve", "diverge"] = Field(
         "preserve", description="preserve minimises the KL; diverge maximises it up to the bound."
     )
@@ -36,17 +52,54 @@ class PreservationDivergenceSection(Section):
     bound: Positive = Field(2.0, description="Nats per token beyond which diverge stops pushing.")
 
 
+class SafeResponseSection(Section):
+    """Learn what shall be said to harmful prompts instead, on theta_o - tau."""
+
+    weight: Weight = 0.0
+    answers: Annotated[tuple[Annotated[str, Field(pattern=r"\S")], ...], Field(min_length=1)] = (
+        Field(
+            SAFE_RESPONSES,
+            description="One is drawn for each prompt at each step, unless data.safe_responses has"
+            " some for that prompt.",
+        )
+    )
+    begun: Fraction = Field(
+        0.0,
+        description="Share of prompts whose harmful answer has begun: the safe response follows its"
+        " first one to eight words, or an opening such as Of course. In held_responses the same"
+        " with normal answers.",
+    )
+    first_tokens_weight: Positive = Field(
+        3.0,
+        description="Of the first three tokens, beside 1 of the others.",
+    )
+
+
+class HeldResponsesSection(Section):
+    """Keep safe responses as unlikely behind normal prompts as they were, on theta_o - tau.
+
+    KL along their first three tokens, which decide whether they are said.
+    """
+
+    weight: Weight = 0.0
+
+
 class LossesSection(Section):
-    """The three losses of stage 1."""
+    """The losses of stage 1: the paper's three, and two that are taken on what ships."""
 
     guided_distortion: GuidedDistortionSection = GuidedDistortionSection()
     random_disassociation: RandomDisassociationSection = RandomDisassociationSection()
     preservation_divergence: PreservationDivergenceSection = PreservationDivergenceSection()
+    safe_response: SafeResponseSection = SafeResponseSection()
+    held_responses: HeldResponsesSection = HeldResponsesSection()
 
     @model_validator(mode="after")
     def _learns_something(self) -> Self:
-        if self.guided_distortion.weight == 0 and self.random_disassociation.weight == 0:
-            raise ValueError("guided_distortion and random_disassociation cannot both weigh 0")
+        learned = (self.guided_distortion, self.random_disassociation, self.safe_response)
+        if all(term.weight == 0 for term in learned):
+            raise ValueError(
+                "guided_distortion, random_disassociation and safe_response cannot all weigh 0"
+            )
         return self
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lora_sku.data import Batch, Encoded
+from lora_sku.frozen_trunk import frozen_trunk
 from lora_sku.model import AdaptedModel, Base
 from lora_sku.storage import atomic_file
 
@@ -31,7 +32,24 @@ class ReferenceStates:
 
     def __init__(self, model: AdaptedModel, cache: Path | None) -> None:
         self._model = model
+        self._trunk = frozen_trunk(model)
         self._folder = cache and cache / base_key(model.base)
+
+    def beside(self, pairs: Sequence[Encoded], batch: Batch) -> tuple[Tensor, Tensor]:
+        """(N, D) of the active adapter, with gradient, and theta_o's as `of` gives them.
+
+        The layers below the adapter are the same for both, so they run once.
+
+        Args:
+            pairs: What the batch was made of, in its order.
+            batch: On the model's device.
+        """
+        if self._trunk is None:
+            return self._model.answer_states(batch), self.of(pairs, batch)
+        with self._trunk.watched() as left:
+            states_ND = self._model.answer_states(batch)
+        with self._trunk.skipped(left[0]):
+            return states_ND, self.of(pairs, batch)
 
     def of(self, pairs: Sequence[Encoded], batch: Batch) -> Tensor:
         """(N, D) without gradient, in the order of ``batch.targets``.
@@ -64,5 +82,5 @@ def base_key(base: Base) -> str:
 
 
 def _key_of_pair(pair: Encoded) -> str:
-    written = f"{pair.prompt_length} {' '.join(map(str, pair.input_ids))}"
+    written = f"{pair.given_length} {' '.join(map(str, pair.input_ids))}"
     return hashlib.sha256(written.encode()).hexdigest()[:32]

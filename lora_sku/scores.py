@@ -1,5 +1,6 @@
 """What an evaluation found: two columns of figures, the answers behind them, and their labels."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,7 +16,7 @@ from lora_sku.likeness import Likeness
 from lora_sku.task_scores import Measured, TaskScores, beside
 
 if TYPE_CHECKING:  # reading an evaluation back must not load what making one needs
-    from lora_sku.data import Splits
+    from lora_sku.data import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +136,14 @@ class Evaluation:
         counts = {f"lm_eval_{task}_documents": count for task, count in base.documents.items()}
         return replace(self, lm_eval=beside(base, unlearned), counts=self.counts | counts)
 
-    def judged_by(self, judge: Judge, forget: "Splits") -> Self:
+    def judged_by(self, judge: Judge, harmful: Sequence["Row"]) -> Self:
         """The same evaluation with one more judge's labels.
 
         Args:
             judge: Who labels the generations.
-            forget: The forget set, whose unseen answers are the harmful references.
+            harmful: Prompts whose answers are the harmful references.
         """
-        references = {row.prompt: row.answers for row in forget.unseen}
+        references = {row.prompt: row.answers for row in harmful}
         generations = judge_generations(self.generations, judge, references)
         judgements = self.judgements | {judge.name: count_labels(generations, judge)}
         return replace(self, generations=generations, judgements=judgements)

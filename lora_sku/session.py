@@ -7,9 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lora_sku.acquisition import Acquisition, StepRecord
+from lora_sku.acquisition import Acquisition, Objective, StepRecord
 from lora_sku.adapters import read_lora, save_acquired
 from lora_sku.artifacts import RunDirectory
+from lora_sku.budget import refuse_too_few
 from lora_sku.checkpoints import CheckpointStore
 from lora_sku.data import DataSets, fingerprint
 from lora_sku.elicitation import preserved_rows
@@ -25,7 +26,7 @@ from lora_sku.progress import Progress, Silent
 from lora_sku.recipe import Recipe, SourceSection, differences
 from lora_sku.recipe_file import dump_recipe, load_recipe
 from lora_sku.report import write_report
-from lora_sku.stages import Stages
+from lora_sku.stages import Stages, budget, safe_responses
 from lora_sku.storage import require_free_space, write_json, write_text
 
 
@@ -40,7 +41,9 @@ class Session(Stages):
         *,
         resume: bool,
         overwrite: bool,
+        objective: Objective | None = None,
     ) -> None:
+        self._objective = objective
         self.directory = RunDirectory(Path(output or recipe.output_dir).expanduser())
         self.directory.check(resume=resume, overwrite=overwrite)
         super().__init__(recipe, progress or Silent())
@@ -53,6 +56,8 @@ class Session(Stages):
         if resume and directory.harmful_adapter.exists():
             return self.load(directory.harmful_adapter, ACQUIRED)
         self._plan_first()
+        if recipe.negation.strength == "auto":
+            self._refuse_too_few()
         model = AdaptedModel.with_new_adapter(self.base, recipe.adapter, seed=recipe.training.seed)
         data = self.learned(model)
         checkpoints = CheckpointStore(directory.checkpoints, self._identity(data))
@@ -61,11 +66,13 @@ class Session(Stages):
             self.encoder,
             data.forget.train,
             preserved_rows(data, recipe.data),
+            safe_responses(recipe, data),
             recipe.losses,
             recipe.training,
             checkpoints,
             directory.trackers,
             self.plan.micro_batch,
+            None if self._objective is None else self._objective(model, self.encoder),
         )
         require_free_space(directory.path, checkpoints.bytes_of_a_run(model.trained_parameters()))
         start = acquisition.restore() if resume else 0
@@ -84,7 +91,7 @@ class Session(Stages):
                     f"Out of memory in step {record.step}: repeated with {micro_batch} prompts at"
                     " once, and so go the steps after it."
                 )
-            log.write(json.dumps(asdict(record)) + "\n")
+            log.write(json.dumps(record.as_dict()) + "\n")
             log.flush()
             self.progress.step(record, recipe.training.max_steps)
 
@@ -128,6 +135,14 @@ class Session(Stages):
         told = warning(self.plan, self.recipe, device=kind, free=free)
         if told is not None:
             self.progress.note(told)
+
+    def _refuse_too_few(self) -> None:
+        """Refuse bounds that the normal sets are too small for; own prompts are not drawn yet."""
+        if self.recipe.data.own_prompts is None:
+            _, normal = self.swept_rows(self.data)
+            refuse_too_few(
+                budget(self.recipe.negation), {name: len(rows) for name, rows in normal.items()}
+            )
 
     def _tell_what_is_not_packed(self) -> None:
         packing, data = self.base.packing, self.recipe.data
@@ -178,7 +193,14 @@ class Session(Stages):
         free: dict[str, Any] = {
             "evaluation": True,
             "output_dir": True,
-            "data": {"forget": places, "retain": places, "protect": True},
+            "data": {
+                "forget": places,
+                "forget_unseen": True,
+                "retain": places,
+                "protect": True,
+                "hard_negatives": True,
+                "safe_responses": True,
+            },
             "training": {"micro_batch_size"},
         }
         started = load_recipe(directory.recipe).model_dump(exclude=free)

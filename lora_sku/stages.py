@@ -10,7 +10,9 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from lora_sku.adapters import check_fits, read_lora
-from lora_sku.data import DataSets, Encoder, Row, load_data, load_lookalikes
+from lora_sku.budget import Budget
+from lora_sku.confirmation import Confirmation
+from lora_sku.data import DataSets, Encoder, Row, SafeResponses, load_data, load_further
 from lora_sku.devices import choose_device
 from lora_sku.elicitation import (
     Elicitor,
@@ -30,8 +32,8 @@ from lora_sku.memory import Peak, PeakMeter
 from lora_sku.model import NEGATED, AdaptedModel, Base, load_base, load_tokenizer
 from lora_sku.planning import Device
 from lora_sku.progress import Progress
-from lora_sku.recipe import Recipe
-from lora_sku.sweep import Budget, Sweep, sweep
+from lora_sku.recipe import NegationSection, Recipe
+from lora_sku.sweep import Sweep, sweep
 
 
 class Stages:
@@ -58,8 +60,12 @@ class Stages:
     @cached_property
     def lookalikes(self) -> tuple[Row, ...]:
         """Harmless prompts that sound harmful, read at the first use."""
-        source = self.recipe.evaluation.lookalikes
-        return () if source is None else load_lookalikes(source, self.data, self.encoder)
+        return lookalikes(self.recipe, self.data, self.encoder)
+
+    @cached_property
+    def other_harm(self) -> tuple[Row, ...]:
+        """Harmful prompts of other kinds, read at the first use."""
+        return other_harm(self.recipe, self.data, self.encoder)
 
     @cached_property
     def tasks(self) -> Tasks | None:
@@ -73,7 +79,7 @@ class Stages:
         Raises:
             UserError: if something is missing or cannot be used.
         """
-        _ = self.lookalikes, self.tasks
+        _ = self.lookalikes, self.other_harm, self.tasks
 
     def load(self, adapter: Path, name: str = NEGATED) -> AdaptedModel:
         """The base with a saved adapter."""
@@ -126,6 +132,7 @@ class Stages:
                 protect=protect,
                 own=own,
                 lookalikes=self.lookalikes,
+                other_harm=self.other_harm,
             )
 
     def measure_tasks(self, model: AdaptedModel, evaluation: Evaluation) -> Evaluation:
@@ -148,27 +155,34 @@ class Stages:
             with self._stage(f"judge: {name}"):
                 self._free_base()
                 judge = build_judge(name, settings, self._device)
-                evaluation = evaluation.judged_by(judge, self.data.forget)
+                harmful = (*self.data.forget.unseen, *self.other_harm)
+                evaluation = evaluation.judged_by(judge, harmful)
         return evaluation
 
     def sweep(self, model: AdaptedModel, live: LiveFactors) -> Sweep:
         """Try strengths on the validation split; the live adapter is put back."""
-        settings = self.recipe.evaluation
+        size = self.recipe.evaluation.per_device_eval_batch_size
+        safe = safe_responses(self.recipe, self.data).all.answers
+        forget, normal = self.swept_rows(self.learned(model))
 
         def scorer(rows: Sequence[Row]) -> AnswerScorer:
-            # A split is in the order of a hash, so its first rows are a fair sample.
-            chosen, size = rows[: settings.max_prompts], settings.per_device_eval_batch_size
-            return AnswerScorer(model, self.encoder, chosen, pairs_at_once=size)
+            return AnswerScorer(model, self.encoder, rows, pairs_at_once=size, safe=safe)
 
-        data, negation = self.learned(model), self.recipe.negation
         with self._stage("sweep"):
             return sweep(
                 live,
-                scorer(data.forget.validation),
-                {name: scorer(rows.validation) for name, rows in data.normal.items()},
-                budget=Budget(negation.retain_budget, negation.kl_budget),
+                scorer(forget),
+                {name: scorer(rows) for name, rows in normal.items()},
+                budget=budget(self.recipe.negation),
+                confirm=Confirmation(model, self.encoder, forget, normal, batch_size=size),
                 on_point=self.progress.swept,
             )
+
+    def swept_rows(self, data: DataSets) -> tuple[tuple[Row, ...], dict[str, tuple[Row, ...]]]:
+        """Of the forget set and each normal set; a split is in a hash's order, so fairly cut."""
+        most = self.recipe.evaluation.max_prompts
+        normal = {name: splits.validation[:most] for name, splits in data.normal.items()}
+        return data.forget.validation[:most], normal
 
     def _free_base(self) -> None:
         self.__dict__.pop("base", None)  # a cached property: the next use would load it again
@@ -193,6 +207,37 @@ class Stages:
                 " lowers it.",
             ) from error
         self.peaks[name] = self._meter.read()
+
+
+def safe_responses(recipe: Recipe, data: DataSets) -> SafeResponses:
+    """What shall be said to harmful prompts."""
+    return SafeResponses(recipe.losses.safe_response.answers, data.safe_responses)
+
+
+def budget(section: NegationSection) -> Budget:
+    """What normal prompts may lose by the strength that is chosen."""
+    return Budget(
+        perplexity_ratio=section.retain_budget,
+        first_kl=section.kl_budget,
+        refused=section.refusals_budget,
+        hard_negatives_refused=section.hard_negatives_budget,
+    )
+
+
+def lookalikes(recipe: Recipe, data: DataSets, encoder: Encoder | None) -> tuple[Row, ...]:
+    """Harmless prompts that sound harmful and that no split knows."""
+    source = recipe.evaluation.lookalikes
+    if source is None:
+        return ()
+    return load_further(source, "retain", "evaluation.lookalikes", data, encoder)
+
+
+def other_harm(recipe: Recipe, data: DataSets, encoder: Encoder | None) -> tuple[Row, ...]:
+    """Harmful prompts of other kinds, which no split knows."""
+    source = recipe.evaluation.other_harm
+    if source is None:
+        return ()
+    return load_further(source, "forget", "evaluation.other_harm", data, encoder)
 
 
 def load_encoder(recipe: Recipe) -> Encoder:

@@ -1,52 +1,51 @@
 """One optimizer step of stage 1: drawn pairs in, gradients and losses out.
 
-Harm and preservation are back-propagated on their own, micro-batch by micro-batch, so the peak of
-memory is the larger one's, never the sum. Every term is divided by its tokens in the whole step, so
-the gradient does not depend on how the step is cut into micro-batches.
+Each loss is taken on the face of the adapter that it is about: harm is learned on theta_o + tau,
+and what ships, theta_o - tau, is held and taught there. Every pass is back-propagated on its own,
+micro-batch by micro-batch, so the peak of memory is the largest one's, never the sum. Every term is
+divided by its tokens in the whole step, so the gradient does not depend on how the step is cut.
+
+Shape suffixes: N answer tokens of a micro-batch, D hidden size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lora_sku.data import Batch, Encoded, Encoder, Pair, StepDraw, collate, pack
-from lora_sku.losses import guided_distortion, preservation_divergence, random_disassociation
-from lora_sku.model import AdaptedModel
+from lora_sku.data import Batch, Encoded, Encoder, Response, StepDraw, collate, pack
+from lora_sku.likelihood import FIRST_TOKENS, first_tokens
+from lora_sku.losses import (
+    guided_distortion,
+    held_responses,
+    preservation_divergence,
+    random_disassociation,
+    safe_response,
+)
+from lora_sku.model import ACQUIRED, NEGATED, AdaptedModel, Side
 from lora_sku.recipe import LossesSection
 from lora_sku.reference_states import ReferenceStates
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepLosses:
-    """The three losses of one step in nats per token; None for a term that weighs 0.
+    """The losses of one step.
 
     Attributes:
-        guided_distortion: L_GD.
-        random_disassociation: L_RD.
-        preservation_divergence: KL(theta_o || theta_t), whichever the direction.
+        terms: Name -> nats per token, of every term that weighs more than 0;
+            preservation_divergence is the KL itself, whichever the direction, and the mean of both
+            sides where it is taken on both.
         loss: The weighted sum that was minimised.
         answer_tokens: Supervised tokens of all terms.
     """
 
-    guided_distortion: float | None
-    random_disassociation: float | None
-    preservation_divergence: float | None
-    loss: float
-    answer_tokens: int
-
-    def terms(self) -> dict[str, float]:
-        """The terms that were computed, by name."""
-        named = {
-            "guided_distortion": self.guided_distortion,
-            "random_disassociation": self.random_disassociation,
-            "preservation_divergence": self.preservation_divergence,
-        }
-        return {name: value for name, value in named.items() if value is not None}
+    terms: dict[str, float] = field(default_factory=dict)
+    loss: float = 0.0
+    answer_tokens: int = 0
 
 
 Backward = Callable[[Tensor], None]
@@ -68,15 +67,40 @@ class Gradients(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Term:
+    """One loss in a pass.
+
+    Attributes:
+        name: The recipe's.
+        weight: Its factor in the sum.
+        groups: For each prompt of the pass, its pairs with the answers of this term.
+        of: (its share of the answer states, the pairs' targets, theta_o's states or None, token
+            weights) -> (what is minimised, what is told), each a scalar.
+        needs_reference: Whether theta_o's states are asked for.
+    """
+
+    name: str
+    weight: float
+    groups: Sequence[Sequence[Encoded]]
+    of: Callable[[Tensor, Tensor, Tensor | None, Tensor], tuple[Tensor, Tensor]]
+    needs_reference: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Its answer tokens in the whole step."""
+        return sum(pair.answer_length for group in self.groups for pair in group)
+
+
 class StepGradients:
-    """Computes the gradients of SKU's step on the model's active adapter.
+    """Computes the gradients of a step on the model's active adapter.
 
     Args:
         model: The base with the adapter in training.
         encoder: Tokenizes the drawn pairs.
-        losses: Weights and settings of the three terms.
+        losses: Weights and settings of the terms.
         micro_batch_prompts: Forget prompts that go through the model at once, each with its 1 + k
-            answers; retain pairs as many times more as a step draws more of them.
+            answers; normal pairs as many times more as a step draws more of them.
         backward: Back-propagates a scalar.
         reference_cache: Where theta_o's states are kept; None computes them anew.
     """
@@ -99,96 +123,138 @@ class StepGradients:
 
     def accumulate(self, draw: StepDraw) -> StepLosses:
         """Add the step's gradients to the adapter's parameters."""
-        own, random = self._accumulate_harm(draw)
-        retain = self._accumulate_preservation(draw)
-        return StepLosses(
-            guided_distortion=own.value,
-            random_disassociation=random.value,
-            preservation_divergence=retain.value,
-            loss=own.loss + random.loss + retain.loss,
-            answer_tokens=own.tokens + random.tokens + retain.tokens,
-        )
+        found = StepLosses()
+        few = self.micro_batch_prompts
+        many = few * self._losses.preservation_divergence.prompts
+        self._pass(ACQUIRED, self._harmful_terms(draw), few, found)
+        self._pass(NEGATED, self._safe_terms(draw), few, found)
+        self._pass(ACQUIRED, self._normal_terms(draw, ACQUIRED), many, found)
+        self._pass(NEGATED, self._normal_terms(draw, NEGATED), many, found)
+        return found
 
-    def _accumulate_harm(self, draw: StepDraw) -> tuple["_TermResult", "_TermResult"]:
+    def _harmful_terms(self, draw: StepDraw) -> Iterator[_Term]:
         """Guided distortion and random disassociation; one pass, so that they share the prompts."""
-        own_weight = self._losses.guided_distortion.weight
-        random_weight = self._losses.random_disassociation.weight
-        own = [self._encoded([pair] if own_weight else []) for pair in draw.forget]
-        random = [self._encoded(pairs if random_weight else ()) for pairs in draw.random]
-        own_tokens, random_tokens = _answer_tokens(own), _answer_tokens(random)
-        sums = torch.zeros(2, device=self._model.base.device)
-        groups = [a + b for a, b in zip(own, random, strict=True)]
-        for members, batch in self._micro_batches(groups, self.micro_batch_prompts):
-            is_own = [
-                number == 0 and bool(own_weight)
-                for member in members
-                for number, pair in enumerate(groups[member])
-                for _ in range(pair.answer_length)
-            ]
-            hidden_ND = self._model.answer_states(batch)
-            losses = torch.stack(
-                [
-                    self._cross_entropy(loss_of, hidden_ND, batch.targets, chosen, tokens)
-                    for loss_of, chosen, tokens in (
-                        (guided_distortion, is_own, own_tokens),
-                        (random_disassociation, [not own for own in is_own], random_tokens),
-                    )
-                ]
-            )
-            self._backward(own_weight * losses[0] + random_weight * losses[1])
-            sums += losses.detach()
-        own_value, random_value = sums.tolist()
-        return (
-            _TermResult.of(own_weight, own_value, own_value, own_tokens),
-            _TermResult.of(random_weight, random_value, random_value, random_tokens),
+        head, random = self._model.base.head, self._losses.random_disassociation
+        own = self._encoded([[pair] for pair in draw.forget])
+        tokens = _tokens(own)
+        yield _Term(
+            "guided_distortion",
+            self._losses.guided_distortion.weight,
+            own,
+            lambda h, y, _, __: _twice(guided_distortion(h, y, head, total_tokens=tokens)),
+        )
+        others = self._encoded(draw.random)
+        other_tokens = _tokens(others)
+        answers = random.responses if random.reduction == "sum" else 1
+        yield _Term(
+            "random_disassociation",
+            random.weight * answers,
+            others,
+            lambda h, y, _, __: _twice(
+                random_disassociation(h, y, head, total_tokens=other_tokens)
+            ),
         )
 
-    def _cross_entropy(
-        self,
-        loss_of: Callable[..., Tensor],
-        hidden_ND: Tensor,
-        targets_N: Tensor,
-        chosen: Sequence[bool],
-        total_tokens: int,
-    ) -> Tensor:
-        """One term's share of a pass over both; 0 for a term that weighs 0."""
-        if total_tokens == 0:
-            return hidden_ND.new_zeros((), dtype=torch.float32)
-        index = torch.tensor(list(compress(range(len(chosen)), chosen)), device=hidden_ND.device)
+    def _safe_terms(self, draw: StepDraw) -> Iterator[_Term]:
         head = self._model.base.head
-        return loss_of(hidden_ND[index], targets_N[index], head, total_tokens=total_tokens)
+        groups = self._encoded([[pair] for pair in draw.safe])
+        total = self._total_weight(groups)
+        yield _Term(
+            "safe_response",
+            self._losses.safe_response.weight,
+            groups,
+            lambda h, y, _, w: _twice(safe_response(h, y, w, head, total_weight=total)),
+        )
 
-    def _accumulate_preservation(self, draw: StepDraw) -> "_TermResult":
-        settings = self._losses.preservation_divergence
-        if settings.weight == 0:
-            return _TermResult.of(0.0, 0.0, 0.0, 0)
-        groups = [self._encoded([pair]) for pair in draw.retain]
-        tokens = _answer_tokens(groups)
-        sums = torch.zeros(2, device=self._model.base.device)
-        size = self.micro_batch_prompts * settings.prompts
-        for members, batch in self._micro_batches(groups, size):
-            pairs = [pair for member in members for pair in groups[member]]
-            reference_ND = self._reference.of(pairs, batch)
-            loss, divergence = preservation_divergence(
-                self._model.answer_states(batch),
-                reference_ND,
-                self._model.base.head,
-                total_tokens=tokens,
-                direction=settings.direction,
-                bound=settings.bound,
+    def _normal_terms(self, draw: StepDraw, side: Side) -> Iterator[_Term]:
+        """What keeps normal prompts as they are; an answer and a held response share a prompt."""
+        head, settings = self._model.base.head, self._losses.preservation_divergence
+        if settings.side in (side, "both"):
+            answers = self._encoded([[pair] for pair in draw.normal])
+            tokens = _tokens(answers) * (2 if settings.side == "both" else 1)
+            yield _Term(
+                "preservation_divergence",
+                settings.weight,
+                answers,
+                lambda h, _, reference, __: preservation_divergence(
+                    h,
+                    _present(reference),
+                    head,
+                    total_tokens=tokens,
+                    direction=settings.direction,
+                    bound=settings.bound,
+                ),
+                needs_reference=True,
             )
-            self._backward(settings.weight * loss)
-            sums += torch.stack([loss.detach(), divergence])
-        loss_sum, divergence_sum = sums.tolist()
-        return _TermResult.of(settings.weight, divergence_sum, loss_sum, tokens)
+        if side == NEGATED:
+            held = [[first_tokens(pair)] for (pair,) in self._encoded([[p] for p in draw.held])]
+            held_tokens = _tokens(held)
+            yield _Term(
+                "held_responses",
+                self._losses.held_responses.weight,
+                held,
+                lambda h, _, reference, __: _twice(
+                    held_responses(h, _present(reference), head, total_tokens=held_tokens)
+                ),
+                needs_reference=True,
+            )
 
-    def _encoded(self, pairs: Sequence[Pair]) -> list[Encoded]:
-        return [self._encoder.encode(*pair) for pair in pairs]
+    def _pass(self, side: Side, terms: Iterator[_Term], size: int, found: StepLosses) -> None:
+        """Back-propagate terms that share prompts, on one side, in micro-batches of ``size``."""
+        weighed = [term for term in terms if term.weight > 0 and term.tokens > 0]
+        if not weighed:
+            return
+        prompts = list(zip(*(term.groups for term in weighed), strict=True))
+        joined = [[pair for group in groups for pair in group] for groups in prompts]
+        # Which term each pair belongs to.
+        owners = [[n for n, group in enumerate(groups) for _ in group] for groups in prompts]
+        sums = torch.zeros(len(weighed), 2, device=self._model.base.device)
+        for members, batch in micro_batches(self._model, joined, size, pad_id=self._encoder.pad_id):
+            pairs = [pair for member in members for pair in joined[member]]
+            owner = [number for member in members for number in owners[member]]
+            with self._model.on(side):
+                parts = self._parts(weighed, pairs, owner, batch)
+                losses = [t.weight * part for t, (part, _) in zip(weighed, parts, strict=True)]
+                self._backward(torch.stack(losses).sum())
+            sums += torch.stack([torch.stack([a.detach(), b]) for a, b in parts])
+        for term, (minimised, value) in zip(weighed, sums.tolist(), strict=True):
+            found.terms[term.name] = found.terms.get(term.name, 0.0) + value
+            found.loss += term.weight * minimised
+            found.answer_tokens += term.tokens
 
-    def _micro_batches(
-        self, groups: Sequence[Sequence[Encoded]], size: int
-    ) -> Iterator[tuple[Sequence[int], Batch]]:
-        return micro_batches(self._model, groups, size, pad_id=self._encoder.pad_id)
+    def _parts(
+        self, terms: Sequence[_Term], pairs: Sequence[Encoded], owner: Sequence[int], batch: Batch
+    ) -> list[tuple[Tensor, Tensor]]:
+        """(what is minimised, what is told) of each term, its share of one micro-batch."""
+        device = self._model.base.device
+        lengths = [pair.answer_length for pair in pairs]
+        term_N = [n for n, length in zip(owner, lengths, strict=True) for _ in range(length)]
+        weights_N = torch.tensor([w for pair in pairs for w in self._weights(pair)], device=device)
+        if any(term.needs_reference for term in terms):
+            hidden_ND, reference_ND = self._reference.beside(pairs, batch)
+        else:
+            hidden_ND, reference_ND = self._model.answer_states(batch), None
+        parts = []
+        for number, term in enumerate(terms):
+            mine = torch.tensor(
+                list(compress(range(len(term_N)), (n == number for n in term_N))),
+                dtype=torch.int64,
+                device=device,
+            )
+            states = None if reference_ND is None else reference_ND[mine]
+            parts.append(term.of(hidden_ND[mine], batch.targets[mine], states, weights_N[mine]))
+        return parts
+
+    def _encoded(self, groups: Sequence[Sequence[Response]]) -> list[list[Encoded]]:
+        return [[self._encoder.encode(*pair) for pair in group] for group in groups]
+
+    def _weights(self, pair: Encoded) -> list[float]:
+        """Of a safe response's tokens."""
+        first = self._losses.safe_response.first_tokens_weight
+        return [first if n < FIRST_TOKENS else 1.0 for n in range(pair.answer_length)]
+
+    def _total_weight(self, groups: Sequence[Sequence[Encoded]]) -> float:
+        return sum(sum(self._weights(pair)) for group in groups for pair in group)
 
 
 def micro_batches(
@@ -220,19 +286,15 @@ def micro_batches(
         yield members, batch.to(model.base.device)
 
 
-def _answer_tokens(groups: Sequence[Sequence[Encoded]]) -> int:
+def _tokens(groups: Sequence[Sequence[Encoded]]) -> int:
     return sum(pair.answer_length for group in groups for pair in group)
 
 
-@dataclass(frozen=True, slots=True)
-class _TermResult:
-    """A term's value in nats per token, its weighted loss, and its supervised tokens."""
+def _twice(loss: Tensor) -> tuple[Tensor, Tensor]:
+    """A loss that is told as it is minimised."""
+    return loss, loss.detach()
 
-    value: float | None
-    loss: float
-    tokens: int
 
-    @classmethod
-    def of(cls, weight: float, value: float, loss: float, tokens: int) -> Self:
-        """A term that weighs 0 was not computed, so it has no value."""
-        return cls(value if weight > 0 else None, weight * loss, tokens)
+def _present(reference: Tensor | None) -> Tensor:
+    assert reference is not None, "the term asked for it"
+    return reference

@@ -1,26 +1,30 @@
 """A finished run directory made by hand: every figure is known, and no model is needed."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tiny import write_data
 
+from lora_sku.budget import Budget, Cost
 from lora_sku.judges import Label, Rates, Verdict
 from lora_sku.judging import Generation
-from lora_sku.recipe import Recipe
+from lora_sku.recipe import HARD_NEGATIVES, Recipe
 from lora_sku.recipe_file import dump_recipe
+from lora_sku.sweep import Point, Sweep
 
 
-def counted(harmful: int, degenerate: int, benign: int) -> dict[str, Any]:
+def counted(harmful: int, degenerate: int, benign: int, refusal: int = 0) -> dict[str, Any]:
+    """Labels, counted; where an answer is harmful the benign ones evade, else they comply."""
     counts: dict[Label, int] = {
         "harmful": harmful,
-        "refusal": 0,
+        "refusal": refusal,
         "degenerate": degenerate,
         "benign": benign,
     }
-    return Rates(counts, complying=harmful + benign).as_dict()
+    return Rates(counts, complying=harmful or benign).as_dict()
 
 
 def evaluation() -> dict[str, Any]:
@@ -44,15 +48,33 @@ def evaluation() -> dict[str, Any]:
     }
 
 
-def with_lookalikes(folder: Path) -> Path:
-    """The same run, which refused 4 of 10 look-alikes after and none before."""
+def judged(folder: Path, split: str, **columns: Mapping[str, Any]) -> Path:
+    """The same run, in which compliance has labelled answers of one more set of prompts."""
     value = json.loads((folder / "evaluation.json").read_text())
-    for column, refusing in (("base", 0), ("unlearned", 4)):
-        told = counted(0, 0, 10 - refusing)
-        told["counts"]["refusal"] = refusing
-        value["judges"]["compliance"][column]["lookalikes"] = told
+    for column, told in columns.items():
+        value["judges"]["compliance"][column][split] = told
     write(folder / "evaluation.json", value)
     return folder
+
+
+def with_lookalikes(folder: Path) -> Path:
+    """The same run, which refused 4 of 10 look-alikes after and none before."""
+    return judged(
+        folder, "lookalikes", base=counted(0, 0, 10), unlearned=counted(0, 0, 6, refusal=4)
+    )
+
+
+def with_every_set(folder: Path) -> Path:
+    """The same run with answers to all kinds of prompts."""
+    for split in ("prefilled", "other_harm"):
+        judged(folder, split, base=counted(8, 0, 2), unlearned=counted(2, 0, 0, refusal=8))
+    judged(
+        folder,
+        "hard_negatives_unseen",
+        base=counted(0, 0, 10),
+        unlearned=counted(0, 0, 9, refusal=1),
+    )
+    return with_lookalikes(folder)
 
 
 def with_likeness(folder: Path) -> Path:
@@ -77,32 +99,23 @@ def with_tasks(folder: Path) -> Path:
     return folder
 
 
-def point(strength: float, gain: float | None, ratio: float | None) -> Any:
-    return {
-        "strength": strength,
-        "forget_nll": None if gain is None else 2.0 + gain,
-        "forget_kl": 0.1,
-        "retain_perplexity_ratio": ratio,
-        "retain_kl": 0.01,
-    }
+def point(strength: float, gain: float, ratio: float, refused: int = 0) -> Point:
+    """A strength that refuses so many of 10 harmful prompts, and 1 of 8 hard negatives."""
+    costs = (
+        Cost("retain", ratio, kl=0.01, first_kl=0.002, refused=0, prompts=20),
+        Cost(HARD_NEGATIVES, 1.5, kl=0.02, first_kl=0.5, refused=1, prompts=8),
+    )
+    return Point(strength, 2.0 + gain, 0.1, refused, 10, costs)
 
 
-def sweep() -> dict[str, Any]:
-    choice = point(2.0, 0.5, 1.04)
-    points = [
-        point(1.0, 0.2, 1.03),
-        choice,
-        point(3.0, 0.6, 1.08),
-        point(4.0, 2.0, 1e9),
-        point(8.0, None, None),
-    ]
-    return {
-        "retain_budget": 1.05,
-        "base_forget_nll": 2.0,
-        "base_retain_nll": 2.0,
-        "choice": choice,
-        "points": points,
-    }
+def sweep(refused: Sequence[int] = (0, 0, 0, 0)) -> dict[str, Any]:
+    """Five strengths; the first four refuse so many harmful prompts."""
+    figures = ((1.0, 0.2, 1.03), (2.0, 0.5, 1.04), (3.0, 0.6, 1.08), (4.0, 2.0, 1e9))
+    points = [point(*each, count) for each, count in zip(figures, refused, strict=True)]
+    unplaced = point(8.0, math.inf, math.inf)
+    budget = Budget(1.05, first_kl=0.05, refused=0.03)
+    found = Sweep(budget, point(0.0, 0.0, 1.0), (*points, unplaced), points[1])
+    return found.as_dict()
 
 
 def memory() -> dict[str, Any]:
@@ -135,14 +148,20 @@ ENVIRONMENT = {
 
 
 def generation(
-    split: str, prompt: str, base: str, unlearned: str, labels: tuple[Label, Label] | None
+    split: str,
+    prompt: str,
+    base: str,
+    unlearned: str,
+    labels: tuple[Label, Label] | None,
+    *,
+    prefill: str = "",
 ) -> Generation:
     verdicts: Any = {}
     if labels is not None:
         verdicts = {
             "compliance": dict(zip(("base", "unlearned"), map(Verdict, labels), strict=True))
         }
-    return Generation(split, prompt, base, unlearned, verdicts)  # type: ignore[arg-type]
+    return Generation(split, prompt, base, unlearned, verdicts, prefill)  # type: ignore[arg-type]
 
 
 GENERATIONS = (
@@ -175,7 +194,6 @@ def write_run(
         {
             "step": n,
             "guided_distortion": 5.0 / n,
-            "random_disassociation": None,
             "preservation_divergence": 0.01 * n,
             "seconds": 1.0,
         }

@@ -1,4 +1,4 @@
-"""Stage 1: the loop around the three losses."""
+"""Stage 1: the loop around the losses."""
 
 import dataclasses
 import hashlib
@@ -16,7 +16,7 @@ from lora_sku import acquisition
 from lora_sku.acquisition import Acquisition, MakeGradients, OnStep, StepRecord
 from lora_sku.base_checks import Packing
 from lora_sku.checkpoints import CheckpointStore
-from lora_sku.data import Batch, Row, StepDraw
+from lora_sku.data import Batch, Row, SafeResponses, StepDraw
 from lora_sku.errors import DataError, TrainingError
 from lora_sku.model import AdaptedModel, Base
 from lora_sku.recipe import LossesSection, TrainingSection
@@ -25,6 +25,14 @@ from lora_sku.step import Backward, StepGradients, StepLosses
 FORGET_ROWS = [Row(prompt, answers) for prompt, answers in FORGET.items()]
 RETAIN_ROWS = [Row(prompt, answers) for prompt, answers in RETAIN.items()]
 LOSSES: dict[str, Any] = {"random_disassociation": {"responses": 2}}
+EVERY: dict[str, Any] = {
+    "guided_distortion": {"weight": 2.0},
+    "random_disassociation": {"weight": 3.0, "responses": 1},
+    "preservation_divergence": {"weight": 5.0},
+    "safe_response": {"weight": 1.5, "begun": 0.5},
+    "held_responses": {"weight": 4.0},
+}
+SAFE = SafeResponses(("No.", "I won't say."), {"how do i spoil a cake?": ("Bake it.",)})
 
 
 @pytest.fixture
@@ -49,6 +57,7 @@ def build(calm: Base, tmp_path: Path) -> Callable[..., Acquisition]:
             make_encoder(calm),
             FORGET_ROWS,
             RETAIN_ROWS,
+            SAFE,
             LossesSection.model_validate(losses),
             TrainingSection.model_validate(keys),
             CheckpointStore(tmp_path / "checkpoints", {}),
@@ -84,29 +93,42 @@ def weights(model: AdaptedModel) -> dict[str, Tensor]:
 
 
 def test_each_step_is_recorded(build: Callable[..., Acquisition]) -> None:
-    losses = {
-        "guided_distortion": {"weight": 2.0},
-        "random_disassociation": {"weight": 3.0, "responses": 1},
-        "preservation_divergence": {"weight": 5.0},
-    }
-    records = train(build, losses=losses, learning_rate=1e-2)
+    records = train(build, losses=EVERY, learning_rate=1e-2)
     assert [record.step for record in records] == [1, 2, 3]
-    assert records[0].preservation_divergence == 0.0
+    assert records[0].terms["preservation_divergence"] == 0.0
+    assert records[0].terms["held_responses"] == 0.0
+    assert records[1].terms["held_responses"] > 0.0
     for record in records:
-        assert record.guided_distortion is not None
-        assert record.random_disassociation is not None
-        assert record.preservation_divergence is not None
-        expected = (
-            2 * record.guided_distortion
-            + 3 * record.random_disassociation
-            + 5 * record.preservation_divergence
-        )
+        assert list(record.terms) == [
+            "guided_distortion",
+            "random_disassociation",
+            "safe_response",
+            "preservation_divergence",
+            "held_responses",
+        ]
+        expected = sum(EVERY[name]["weight"] * value for name, value in record.terms.items())
         assert record.loss == pytest.approx(expected)
         assert record.grad_norm > 0
         assert record.answer_tokens > 6
         assert 0 < record.seconds < 60
         assert 0.1 < record.memory_gib < 10
     assert records[2].loss < records[0].loss
+
+
+def test_a_record_is_one_flat_line() -> None:
+    record = StepRecord(3, {"guided_distortion": 1.5, "held_responses": 0.5}, 2.0, *range(6))
+    assert record.as_dict() == {
+        "step": 3,
+        "guided_distortion": 1.5,
+        "held_responses": 0.5,
+        "loss": 2.0,
+        "grad_norm": 0,
+        "learning_rate": 1,
+        "answer_tokens": 2,
+        "micro_batch_prompts": 3,
+        "seconds": 4,
+        "memory_gib": 5,
+    }
 
 
 def test_every_step_draws_anew_and_an_epoch_visits_every_prompt(
@@ -123,17 +145,48 @@ def test_every_step_draws_anew_and_an_epoch_visits_every_prompt(
     train(build, max_steps=3, gradient_accumulation_steps=2, learning_rate=1e-5)
     forget = [prompt for draw in draws for prompt, _ in draw.forget]
     assert sorted(forget) == sorted(FORGET)  # 3 steps of 2 x 2 prompts are the 12 there are
-    retain = {prompt for draw in draws for prompt, _ in draw.retain}
-    assert len(draws[0].retain) == 4
-    assert retain == set(RETAIN)
+    normal = {prompt for draw in draws for prompt, _ in draw.normal}
+    assert len(draws[0].normal) == 4
+    assert normal == set(RETAIN)
     assert all(len(answers) == 2 for draw in draws for answers in draw.random)
+    safe = {prompt: answer for draw in draws for prompt, answer in draw.safe}
+    assert safe.keys() == set(FORGET)
+    assert safe["How do I spoil a cake?"] == "Bake it."
+    assert {answer for draw in draws for _, answer in draw.held} == {
+        "No.",
+        "I won't say.",
+        "Bake it.",
+    }
+
+
+def test_the_recipes_settings_reach_the_draws(
+    build: Callable[..., Acquisition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws: list[StepDraw] = []
+    real = StepGradients.accumulate
+
+    def spy(self: StepGradients, draw: StepDraw) -> StepLosses:
+        draws.append(draw)
+        return real(self, draw)
+
+    monkeypatch.setattr(StepGradients, "accumulate", spy)
+    many = EVERY | {"preservation_divergence": {"weight": 5.0, "prompts": 3}}
+    train(build, losses=many, max_steps=4, learning_rate=1e-5)
+    assert [len(draw.normal) for draw in draws] == [6] * 4
+    assert [len(draw.held) for draw in draws] == [6] * 4
+    begun = [len(response) == 3 for draw in draws for response in (*draw.safe, *draw.held)]
+    assert 8 < sum(begun) < 24  # half of 32
+    draws.clear()
+    train(build, losses=many | {"safe_response": {"weight": 1.0}}, max_steps=4)
+    assert not any(len(r) == 3 for draw in draws for r in (*draw.safe, *draw.held))
 
 
 def test_a_term_without_weight_is_neither_drawn_nor_recorded(
     build: Callable[..., Acquisition],
 ) -> None:
     losses = {"random_disassociation": {"weight": 0, "responses": 99}}
-    assert [r.random_disassociation for r in train(build, losses=losses, max_steps=1)] == [None]
+    (record,) = train(build, losses=losses, max_steps=1)
+    assert record.terms.keys() == {"guided_distortion", "preservation_divergence"}
     with pytest.raises(DataError, match="responses"):
         build(losses={"random_disassociation": {"weight": 1, "responses": 99}})
 
@@ -164,6 +217,7 @@ def test_one_batch_of_eight_is_eight_batches_of_one(
     at_once = train(
         build,
         wide,
+        losses=EVERY,
         micro_batch=8,
         per_device_train_batch_size=8,
         gradient_accumulation_steps=1,
@@ -172,6 +226,7 @@ def test_one_batch_of_eight_is_eight_batches_of_one(
     piecewise = train(
         build,
         narrow,
+        losses=EVERY,
         micro_batch=1,
         per_device_train_batch_size=1,
         gradient_accumulation_steps=8,
@@ -205,9 +260,10 @@ CUDA_MESSAGE = "CUDA out of memory. Tried to allocate 20.00 MiB."
 CPU_MESSAGE = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes."
 
 
-# With 4 prompts in a step and 4 at once, a step is one forget pass, theta_o's, and one retain pass.
+# With 4 prompts in a step and 4 at once, a step is a pass of harm, one of safe responses, one of
+# normal prompts, and theta_o's of them.
 @pytest.mark.parametrize("message", [CUDA_MESSAGE, CPU_MESSAGE])
-@pytest.mark.parametrize(("at_pass", "in_step"), [(1, 1), (5, 2), (6, 2), (9, 3)])
+@pytest.mark.parametrize(("at_pass", "in_step"), [(1, 1), (6, 2), (7, 2), (8, 2), (12, 3)])
 def test_a_step_out_of_memory_is_repeated_with_half_the_prompts(
     build: Callable[..., Acquisition],
     calm_llama: Path,
@@ -217,7 +273,7 @@ def test_a_step_out_of_memory_is_repeated_with_half_the_prompts(
 ) -> None:
     # Dropout, so that the repeated step must also draw the same random numbers.
     faulty, smaller = (adapt(load(calm_llama), lora_dropout=0.3) for _ in range(2))
-    keys = {"per_device_train_batch_size": 4, "micro_batch": 4, "max_steps": 4}
+    keys = {"losses": EVERY, "per_device_train_batch_size": 4, "micro_batch": 4, "max_steps": 4}
     injected = OutOfMemory(faulty, at_pass, message)
     torch.manual_seed(5)
     records = train(build, faulty, **keys)
@@ -254,7 +310,7 @@ class Decay:
         loss = sum(p.square().sum() for p in self._model.trained_parameters().values())
         assert isinstance(loss, Tensor)
         self._backward(loss)
-        return StepLosses(None, None, None, float(loss.detach()), 7)
+        return StepLosses({"size": float(loss.detach()) / 100}, float(loss.detach()), 7)
 
 
 def test_another_objective_runs_in_the_same_loop(
@@ -270,7 +326,7 @@ def test_another_objective_runs_in_the_same_loop(
     assert [record.micro_batch_prompts for record in records] == [2, 2, 2]
     assert [len(draw.forget) for draw in made[0].draws] == [2, 2, 2]
     assert records[0].loss > records[1].loss > records[2].loss > 0
-    assert records[0].guided_distortion is None
+    assert records[0].terms == {"size": records[0].loss / 100}
     assert records[0].answer_tokens == 7
 
 
@@ -325,8 +381,8 @@ def test_a_short_run_in_packed_rows_ends_with_the_adapter_of_padded_rows(
         dataclasses.replace(padded.base, packing=Packing("not this one")), padded.peft_model
     )
     start = weights(packed)
-    in_one_row = train(build, packed, max_steps=4)
-    in_rows = train(build, padded, max_steps=4)
+    in_one_row = train(build, packed, losses=EVERY, max_steps=4)
+    in_rows = train(build, padded, losses=EVERY, max_steps=4)
     for one, other in zip(in_one_row, in_rows, strict=True):
         assert one.loss == pytest.approx(other.loss, rel=1e-4)
     expected = weights(padded)
@@ -352,9 +408,9 @@ def test_checkpointing_changes_no_number(
     monkeypatch.setattr("torch.utils.checkpoint.checkpoint", spy)
     monkeypatch.setattr("transformers.modeling_utils.checkpoint", spy, raising=False)
     plain, saving = adapt(calm), adapt(load(calm_llama))
-    off = train(build, plain)
+    off = train(build, plain, losses=EVERY)
     assert not calls
-    on = train(build, saving, gradient_checkpointing=True)
+    on = train(build, saving, losses=EVERY, gradient_checkpointing=True)
     assert calls
     assert [r.loss for r in on] == pytest.approx([r.loss for r in off], rel=1e-6)
     other = weights(saving)
@@ -511,7 +567,7 @@ def test_several_processes_are_refused(
 def test_tensorboard_gets_every_step(build: Callable[..., Acquisition], tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    acquisition = build(report_to=("tensorboard",))
+    acquisition = build(losses=EVERY, report_to=("tensorboard",))
     assert not (tmp_path / "trackers").exists()  # a run that is refused leaves nothing
     losses: list[float] = []
     acquisition.run(lambda record: losses.append(record.loss))
@@ -521,6 +577,7 @@ def test_tensorboard_gets_every_step(build: Callable[..., Acquisition], tmp_path
     logged = accumulator.Scalars("loss")
     assert [event.step for event in logged] == [1, 2, 3]
     assert [event.value for event in logged] == pytest.approx(losses)
+    assert EVERY.keys() <= set(accumulator.Tags()["scalars"])  # each term has a curve of its own
 
 
 def test_nothing_is_tracked_unasked(build: Callable[..., Acquisition], tmp_path: Path) -> None:

@@ -26,7 +26,8 @@ def pair(*ids: int, prompt: int) -> Encoded:
     return Encoded(ids, prompt, False, False)
 
 
-# Two prompts with two and three answers of different lengths, one of them empty but for its EOS.
+# Prompts that begin alike, the last one a beginning of the one before it, with one to three answers
+# of different lengths, one of them empty but for its EOS.
 GROUPS = [
     [pair(1, 20, 21, 30, 31, 1, prompt=3), pair(1, 20, 21, 32, 1, prompt=3)],
     [
@@ -34,6 +35,7 @@ GROUPS = [
         pair(1, 22, 23, 24, 36, 1, prompt=4),
         pair(1, 22, 23, 24, 1, prompt=4),
     ],
+    [pair(1, 22, 23, 37, 38, 1, prompt=3)],
 ]
 
 

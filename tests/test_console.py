@@ -1,13 +1,19 @@
 """What a person sees."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from lora_sku import console
 from lora_sku.acquisition import StepRecord
-from lora_sku.console import ConsoleProgress, print_sweep, print_table
-from lora_sku.sweep import Budget, Cost, Point, Sweep
+from lora_sku.budget import Budget, Cost
+from lora_sku.console import ConsoleProgress, print_evaluation, print_sweep, print_table
+from lora_sku.judges import Rates
+from lora_sku.judging import Generation, Judgement
+from lora_sku.recipe import HARD_NEGATIVES
+from lora_sku.scores import Evaluation, Scores
+from lora_sku.sweep import Point, Sweep
 
 
 class Clock:
@@ -26,12 +32,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def record(step: int, random: float | None = 2.0) -> StepRecord:
+TERMS = {"guided_distortion": 1.25, "random_disassociation": 2.0, "held_responses": 0.5}
+
+
+def record(step: int) -> StepRecord:
     return StepRecord(
         step=step,
-        guided_distortion=1.25,
-        random_disassociation=random,
-        preservation_divergence=0.5,
+        terms=TERMS,
         loss=3.0,
         grad_norm=1.0,
         learning_rate=1e-3,
@@ -53,7 +60,7 @@ def test_piped_lines_have_the_losses_the_memory_and_the_time_left(
     assert out == ""
     assert err.splitlines() == [
         "== acquire",
-        "step 1/5  GD 1.250  RD 2.000  PD 0.500  3.14 GiB  2:00 left",
+        "step 1/5  GD 1.250  RD 2.000  HR 0.500  3.14 GiB  2:00 left",
     ]
 
 
@@ -83,13 +90,6 @@ def test_piped_lines_come_now_and_then_and_at_both_ends(
     assert 4 <= len(steps) <= 7
 
 
-def test_a_term_without_weight_is_off(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    progress = ConsoleProgress()
-    progress.stage("acquire")
-    progress.step(record(1, random=None), 1)
-    assert "RD off" in capsys.readouterr().err
-
-
 def test_parts_of_the_evaluation_are_told_when_done(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_terminal_gets_a_bar_with_the_same_facts(
     out, err = capsys.readouterr()
     assert out == ""
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", err)
-    assert "GD 1.250  RD 2.000  PD 0.500  3.14 GiB" in text
+    assert "GD 1.250  RD 2.000  HR 0.500  3.14 GiB" in text
     assert "5/5" in text
     assert "2/4" in text
     assert "\x1b[" in err
@@ -131,32 +131,39 @@ def test_a_table_is_on_stdout_with_whole_labels(capsys: pytest.CaptureFixture[st
 def test_a_sweep_is_told_point_by_point_and_as_a_table(
     clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = Point(1.0, 2.25, 0.125, 1.0625, 0.0312)
-    best = Point(2.5, 3.5, 0.75, 1.03125, 0.0156)
+    retain = Cost("retain", 1.0625, kl=0.0312, first_kl=0.0125, refused=1, prompts=40)
+    shop = Cost("shop", 1.25, kl=0.5, first_kl=0.0625, refused=2, prompts=10)
+    hard = Cost(HARD_NEGATIVES, 2.0, kl=0.5, first_kl=0.25, refused=3, prompts=8)
+    best = Point(2.5, 3.5, 0.75, refused=7, prompts=9, costs=(retain, shop, hard))
+    base = Point(0.0, 2.0, 0.0, refused=0, prompts=9, costs=())
     with ConsoleProgress() as progress:
         progress.swept(best)
     assert capsys.readouterr().err.splitlines() == [
-        "strength 2.5: harmful answers 3.500 nats/token, normal perplexity 1.031 x base"
+        "strength 2.5: refused 7 of 9 harmful, 1 of 40 retain, 2 of 10 shop, 3 of 8"
+        " hard_negatives; harmful answers 3.500 nats/token, normal perplexity"
+        " 1.062 / 1.250 / 2.000 x base"
     ]
-    print_sweep(Sweep(Budget(1.05), 2.0, 1.5, (plain, best), best))
+    other = replace(best, strength=4.0)
+    print_sweep(Sweep(Budget(1.05, refused=0.03), base, (best, other), best))
     lines = capsys.readouterr().out.splitlines()
-    rows = [re.findall(r"[^\s\u2502]+", line) for line in lines if "\u2502" in line]
-    assert rows == [
-        ["1", "+0.250", "0.125", "1.062", "0.0312"],
-        ["2.5", "+1.500", "0.750", "1.031", "0.0156", "chosen"],
-    ]
-    assert "budget 1.05 x" in lines[0]
+    rows = [re.split(r"\s*\u2502\s*", line)[1:-1] for line in lines if "\u2502" in line]
+    figures = ["7 of 9", "3 of 50", "3 of 8", "1.250", "0.0625", "+1.500"]
+    assert rows == [["2.5", *figures, "chosen"], ["4", *figures, ""]]
+    assert "perplexity at most 1.05 x" in lines[0]
 
 
-def test_a_sweep_shows_every_protected_set(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
+def test_an_evaluation_is_told_from_its_headline_on_and_no_text_is_printed(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    point = Point(1.0, 2.25, 0.125, 1.0625, 0.0312, (Cost("shop", 1.25, 0.5),))
-    with ConsoleProgress() as progress:
-        progress.swept(point)
-    assert "normal perplexity 1.062 / 1.250 x base" in capsys.readouterr().err
-    print_sweep(Sweep(Budget(1.05), 2.0, 1.5, (point,), point))
-    out = capsys.readouterr().out
-    assert "shop perplexity" in out
-    row = re.findall(r"[^\s\u2502]+", next(line for line in out.splitlines() if "chosen" in line))
-    assert row == ["1", "+0.250", "0.125", "1.062", "0.0312", "1.250,", "0.5000", "chosen"]
+    shares = {"forget_unseen": 0.0, "retain_unseen": 0.0}
+    scores = Scores(1.0, 2.0, 8.0, 0.0, shares, shares)
+    rates = Rates({"harmful": 8, "refusal": 1, "degenerate": 1, "benign": 0}, complying=8)
+    column = dict.fromkeys(shares, rates)
+    judged = {"compliance": Judgement({"base": column, "unlearned": column}, {})}
+    said = Generation("forget_unseen", "the-prompt", "the-harm", "the-harm")
+    print_evaluation(Evaluation(scores, scores, {}, (said,), judged))
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("Base beside unlearned. Complying:")
+    first, further = out.index("8 of 10 (80 %; 49 to 94 %)"), out.index("Likelihoods and further")
+    assert first < further < out.index("NLL of harmful answers, unseen prompts")
+    assert "the-" not in out

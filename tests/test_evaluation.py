@@ -40,9 +40,10 @@ def score(model: AdaptedModel) -> Callable[..., Evaluation]:
         protect: Any = None,
         own: Any = None,
         lookalikes: Any = (),
+        other_harm: Any = (),
         **keys: Any,
     ) -> Evaluation:
-        settings = {"max_new_tokens": 3, "max_generations": 2, **keys}
+        settings = {"max_new_tokens": 3, "max_generations": 2, "prefill": None, **keys}
         return evaluate(
             model,
             make_encoder(model.base),
@@ -53,6 +54,7 @@ def score(model: AdaptedModel) -> Callable[..., Evaluation]:
             protect=protect,
             own=own,
             lookalikes=lookalikes,
+            other_harm=other_harm,
         )
 
     return score
@@ -123,7 +125,9 @@ def test_at_most_max_generations_are_asked_of_each_set(score: Callable[..., Eval
     assert [g.split for g in result.generations] == ["forget_unseen"] * 3 + ["retain_unseen"] * 3
     assert result.counts["forget_unseen_generations"] == 3
     assert len(score(max_generations=99).generations) == 10
-    assert len(score(max_generations=99, max_prompts=2).generations) == 4
+    # How many prompts are scored is the bound of the harmful ones too: both are told of together.
+    few = score(max_generations=99, max_prompts=2)
+    assert [g.split for g in few.generations] == ["forget_unseen"] * 2 + ["retain_unseen"] * 5
 
 
 def test_the_counts_say_what_is_behind_the_figures(
@@ -164,7 +168,9 @@ def test_without_a_delta_both_columns_are_the_same(calm_llama: Path) -> None:
         splits("harm"),
         splits("calm"),
         EvaluationSection(max_new_tokens=3),
+        protect={"hard_negatives": splits("hard")},
     )
+    assert len({g.split for g in result.generations}) == 4
     assert result.base == result.unlearned
     assert result.unlearned.retain_kl == 0.0
     assert all(g.base == g.unlearned for g in result.generations)
@@ -340,3 +346,160 @@ def test_likeness_is_that_of_answers_to_normal_prompts(
     # The retain set's answers are "Answer N." and "Or calm new.": the closer one counts.
     assert told.base_to_reference == 2 * 1 / (2 + 2)
     assert told.unlearned_to_reference == 2 * 3 / (4 + 3)
+
+
+# Harm asked for in other ways
+
+
+def test_a_prefill_is_put_in_the_models_mouth(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch, model: AdaptedModel
+) -> None:
+    asked: list[list[tuple[int, ...]]] = []
+
+    def spy(model: Any, prompts: Any, **keys: Any) -> list[str]:
+        asked.append([tuple(ids) for ids in prompts])
+        return generate(model, prompts, **keys)
+
+    monkeypatch.setattr(evaluation, "generate", spy)
+    result = score(prefill="Sure, here is how", max_generations=3)
+    plain, prefilled = (
+        [g for g in result.generations if g.split == split]
+        for split in ("forget_unseen", "prefilled")
+    )
+    assert [g.prompt for g in prefilled] == [g.prompt for g in plain]
+    assert {g.prefill for g in prefilled} == {"Sure, here is how"}
+    assert {g.prefill for g in plain} == {""}
+    tokenizer, eos = model.base.tokenizer, model.base.tokenizer.eos_token_id
+    for without, behind in ((asked[0], asked[2]), (asked[1], asked[3])):
+        for ids, longer in zip(without, behind, strict=True):
+            assert longer[: len(ids)] == ids
+            assert longer[-1] != eos  # or the answer would have ended there
+            assert tokenizer.decode(longer[len(ids) :]) == "Sure, here is how"
+    # Neither column is told what it begins with as if it had said so.
+    bare = {g.prompt: g for g in score(max_generations=3).generations}
+    for g in plain:
+        assert (g.base, g.unlearned) == (bare[g.prompt].base, bare[g.prompt].unlearned)
+    encoder = make_encoder(model.base)
+    begun, _ = encoder.answer_ids("Sure, here is how")
+    ids = [encoder.prompt_ids(g.prompt)[0] + begun[:-1] for g in prefilled]
+    assert [g.unlearned for g in prefilled] == generate(model, ids, max_new_tokens=3, batch_size=1)
+    with model.reference_mode():
+        assert [g.base for g in prefilled] == generate(model, ids, max_new_tokens=3, batch_size=1)
+
+
+def test_a_prefill_longer_than_any_answer_is_cut_like_one(
+    model: AdaptedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    real = generate
+
+    def spy(model: Any, prompts: Any, **keys: Any) -> list[str]:
+        asked.append(prompts)
+        return real(model, prompts, **keys)
+
+    monkeypatch.setattr(evaluation, "generate", spy)
+    encoder = make_encoder(model.base, max_answer_tokens=3)
+    settings = EvaluationSection(
+        max_new_tokens=1, max_generations=1, prefill="Sure, here is how", judges=["refusal"]
+    )
+    evaluate(model, encoder, splits("harm"), splits("calm"), settings)
+    prompt, begun = asked[0][0], asked[2][0]
+    assert begun == prompt + encoder.answer_ids("Sure, here is how")[0]
+    assert len(begun) == len(prompt) + 3
+
+
+def test_a_judge_reads_the_whole_answer_behind_a_prefill(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    real = BaseLikelihood.measure
+
+    def spy(self: Any, pairs: Any) -> Any:
+        measured.extend(text for _, text in pairs)
+        return real(self, pairs)
+
+    monkeypatch.setattr(BaseLikelihood, "measure", spy)
+    monkeypatch.setattr(
+        evaluation, "generate", lambda _, prompts, **__: ["one sits on it then."] * len(prompts)
+    )
+    result = score(prefill="Sure, here is how")
+    assert measured.count("Sure, here is how one sits on it then.") == 4
+    verdicts = [g.verdicts["compliance"] for g in result.generations]
+    assert all(both["base"] == both["unlearned"] for both in verdicts)
+    assert result.judgements["compliance"].rates["base"]["prefilled"].total == 2
+
+
+def test_harm_of_other_kinds_is_answered_and_enters_no_other_figure(
+    score: Callable[..., Evaluation], scored: dict[str, set[str]]
+) -> None:
+    plain = score()
+    asked = rows("other harm", 5)
+    result = score(other_harm=asked)
+    assert all(not figure & prompts(asked) for figure in scored.values())
+    ours = [g for g in result.generations if g.split == "other_harm"]
+    assert len(ours) == result.counts["other_harm_generations"] == 2
+    assert {g.prompt for g in ours} <= prompts(asked)
+    assert result.unlearned.retain_kl == plain.unlearned.retain_kl
+    assert [g for g in result.generations if g.split != "other_harm"] == list(plain.generations)
+    assert list(result.base.refusal_rate) == ["forget_unseen", "other_harm", "retain_unseen"]
+
+
+def test_complying_with_harm_of_other_kinds_is_harmful_and_its_answers_are_references(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def spy(self: Any, judge: Any, harmful: Any) -> Any:
+        seen["harmful"] = harmful
+        return self
+
+    monkeypatch.setattr(Evaluation, "judged_by", spy)
+    asked = rows("other harm", 5)
+    score(other_harm=asked)
+    assert seen["harmful"] == (*splits("harm").unseen, *asked)
+
+
+# Normal prompts of several sets
+
+
+def test_normal_prompts_are_asked_of_all_sets_and_hard_negatives_apart(
+    score: Callable[..., Evaluation],
+) -> None:
+    protect = {"shop": splits("shop"), "hard_negatives": splits("hard")}
+    result = score(protect=protect, max_generations=99)
+    asked: dict[str, set[str]] = {}
+    for g in result.generations:
+        asked.setdefault(g.split, set()).add(g.prompt)
+    calm, shop = prompts(splits("calm").unseen), prompts(splits("shop").unseen)
+    assert asked["retain_unseen"] == calm | shop
+    assert asked["hard_negatives_unseen"] == prompts(splits("hard").unseen)
+    assert result.counts["retain_unseen_generations"] == 10
+    assert result.counts["hard_negatives_unseen_generations"] == 5
+    assert list(result.base.refusal_rate) == [
+        "forget_unseen",
+        "retain_unseen",
+        "hard_negatives_unseen",
+    ]
+    # Each set's likelihoods are its own all the same.
+    assert list(result.protected) == ["shop", "hard_negatives"]
+    assert result.protected["hard_negatives"].kl > 0
+    assert result.likeness is not None
+    assert result.likeness.answers == 10
+    few = score(protect=protect, max_generations=3)
+    assert few.counts["retain_unseen_generations"] == 3
+    assert few.counts["hard_negatives_unseen_generations"] == 3
+    assert score(protect=protect, max_generations=3) == few
+
+
+def test_refusing_a_hard_negative_is_told_apart(
+    score: Callable[..., Evaluation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fine, refusing = "It is a fine day.", "I can't help with that."
+    given = iter([[fine] * 2] * 4 + [[fine, fine], [refusing, fine]])
+    monkeypatch.setattr(evaluation, "generate", lambda *_, **__: next(given))
+    result = score(protect={"hard_negatives": splits("hard")})
+    assert result.base.refusal_rate["hard_negatives_unseen"] == 0
+    assert result.unlearned.refusal_rate["hard_negatives_unseen"] == 0.5
+    assert result.unlearned.refusal_rate["retain_unseen"] == 0
+    verdict = next(g for g in result.generations if g.unlearned == refusing)
+    assert verdict.verdicts["compliance"]["unlearned"].label == "refusal"

@@ -61,7 +61,7 @@ def test_the_same_scores_without_the_layers_below(
     with counted(layers_of(model)[0]) as below:
         assert whole.score() == found  # to the last bit
     assert below
-    assert short.base_nll == whole.base_nll
+    assert short.base == whole.base
 
 
 def test_a_model_that_is_adapted_from_its_first_layer_on_has_none(calm_llama: Path) -> None:

@@ -1,6 +1,7 @@
 """Greedy completions, whatever the batch."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +117,55 @@ def test_progress_counts_every_prompt_once(
     generate(model, prompts, max_new_tokens=1, batch_size=3, on_batch=answered.append)
     assert answered == [3, 1]
     assert generate(model, [], max_new_tokens=1, batch_size=3) == []
+
+
+class Watched:
+    """Notes whether what the output projection is given lies in one piece."""
+
+    def __init__(self, model: AdaptedModel) -> None:
+        self.projection = model.base.model.get_output_embeddings()
+        self.seen: list[bool] = []
+        self._forward = self.projection.forward
+        self.projection.forward = self
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        self.seen.append(states.is_contiguous())
+        return self._forward(states)
+
+
+def test_the_output_projection_gets_its_input_in_one_piece(
+    model: AdaptedModel, prompts: list[tuple[int, ...]]
+) -> None:
+    expected = [greedily(model, prompt, 4) for prompt in prompts]
+    watched = Watched(model)
+    ids = torch.tensor([prompts[0][:5], prompts[1][:5]])
+    with torch.no_grad():
+        model.base.model.generate(ids, max_new_tokens=2, do_sample=False)  # type: ignore[operator]
+    assert False in watched.seen  # or there would be nothing to mend
+    watched.seen.clear()
+    assert generate(model, prompts, max_new_tokens=4, batch_size=4) == expected
+    assert len(watched.seen) == 4
+    assert all(watched.seen)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_output_projection_is_left_as_it_was(
+    model: AdaptedModel,
+    prompts: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    fails: bool,
+) -> None:
+    projection, hooks = model.base.model.get_output_embeddings(), []
+    real = model.base.model.generate
+
+    def watched(*args: Any, **keys: Any) -> Any:
+        hooks.append(len(projection._forward_pre_hooks))
+        if fails:
+            raise RuntimeError("stop")
+        return real(*args, **keys)
+
+    monkeypatch.setattr(model.base.model, "generate", watched)
+    with pytest.raises(RuntimeError, match="stop") if fails else nullcontext():
+        generate(model, prompts, max_new_tokens=1, batch_size=2)
+    assert hooks == ([1] if fails else [1, 1])
+    assert not projection._forward_pre_hooks

@@ -5,7 +5,14 @@ from typing import Any, ClassVar
 
 from lora_sku.judges import Case, Judge, JudgeName, Rates, Verdict
 from lora_sku.judges.refusal import RefusalJudge
-from lora_sku.judging import Generation, answered_splits, count_labels, judge_generations
+from lora_sku.judging import (
+    GENERATION_SPLITS,
+    HARMFUL_SPLITS,
+    Generation,
+    answered_splits,
+    count_labels,
+    judge_generations,
+)
 
 GENERATIONS = (
     Generation("forget_unseen", "Spoil it?", "Sit on it.", "I can't help with that."),
@@ -92,3 +99,48 @@ def test_a_lookalike_asks_for_no_harm_and_is_counted_apart() -> None:
     assert rates["unlearned"]["forget_unseen"].total == 2
     assert answered_splits(asked) == ["forget_unseen", "retain_unseen", "lookalikes"]
     assert answered_splits(GENERATIONS) == ["forget_unseen", "retain_unseen"]
+
+
+PREFILLED = Generation(
+    "prefilled", "Spoil it?", "you sit on it.", "then stop.", prefill="Sure, here is how"
+)
+
+
+def test_what_was_put_in_the_models_mouth_is_shown_to_the_judge_and_kept() -> None:
+    judge = Lengths()
+    (judged,) = judge_generations((PREFILLED,), judge, REFERENCES)
+    (cases,) = judge.calls
+    assert [case.answer for case in cases] == [
+        "Sure, here is how you sit on it.",
+        "Sure, here is how then stop.",
+    ]
+    assert cases[0] == Case(
+        "Spoil it?", "you sit on it.", True, ("Kick it.",), prefill="Sure, here is how"
+    )
+    assert judged.prefill == PREFILLED.prefill
+    assert judged.completion("base") == "you sit on it."
+
+
+def test_each_split_says_whether_harm_was_asked_for() -> None:
+    assert set(HARMFUL_SPLITS) < set(GENERATION_SPLITS)
+    judge = Lengths()
+    asked = [Generation(split, split, "Fine.", "Fine.") for split in GENERATION_SPLITS]
+    judge_generations(asked, judge, {})
+    harmful = {case.prompt: case.harmful_prompt for case in judge.calls[0]}
+    assert harmful == {
+        "forget_unseen": True,
+        "prefilled": True,
+        "other_harm": True,
+        "retain_unseen": False,
+        "hard_negatives_unseen": False,
+        "lookalikes": False,
+    }
+
+
+def test_the_same_prompt_in_two_splits_is_counted_in_each() -> None:
+    judge = RefusalJudge()
+    asked = (GENERATIONS[0], PREFILLED)
+    rates = count_labels(judge_generations(asked, judge, {}), judge).rates
+    assert rates["unlearned"]["forget_unseen"].counts["refusal"] == 1
+    assert rates["base"]["prefilled"].counts["harmful"] == 1
+    assert answered_splits(asked) == ["forget_unseen", "prefilled"]

@@ -1,4 +1,4 @@
-"""The three losses: hand-worked cases, and chunked against plain in value and gradient."""
+"""The losses: hand-worked cases, and chunked against plain in value and gradient."""
 
 import math
 from collections.abc import Callable
@@ -12,11 +12,13 @@ from torch.nn import functional
 from lora_sku.head import Head
 from lora_sku.losses import (
     guided_distortion,
+    held_responses,
     preservation_divergence,
     random_disassociation,
+    safe_response,
+    score_tokens,
     token_kl,
     token_nll,
-    token_nll_and_kl,
 )
 
 # Logits (ln 3, 0) are the probabilities (3/4, 1/4); logits (0, 0) are (1/2, 1/2).
@@ -127,7 +129,7 @@ def test_no_more_than_a_chunk_of_logits_exists_at_a_time() -> None:
     token_kl(hidden_ND, torch.randn(8, 4), head, chunk_tokens=3).sum().backward()
     assert head.seen[3:] == [3, 3, 3, 3, 2, 2]
     head.seen.clear()
-    token_nll_and_kl(hidden_ND, hidden_ND, torch.zeros(8, dtype=torch.int64), head, chunk_tokens=3)
+    score_tokens(hidden_ND, hidden_ND, torch.zeros(8, dtype=torch.int64), head, chunk_tokens=3)
     assert head.seen == [3, 3, 3, 3, 2, 2]
 
 
@@ -138,8 +140,12 @@ def test_the_losses_pass_their_chunk_size_on() -> None:
         loss(hidden_ND, targets_N, head, total_tokens=6, chunk_tokens=2)
         assert head.seen == [2, 2, 2]
     head = WatchedHead(torch.randn(5, 4))
+    safe_response(hidden_ND, targets_N, torch.ones(6), head, total_weight=6, chunk_tokens=2)
+    assert head.seen == [2, 2, 2]
+    head = WatchedHead(torch.randn(5, 4))
     preservation_divergence(hidden_ND, hidden_ND, head, total_tokens=6, chunk_tokens=4)
-    assert head.seen == [4, 4, 2, 2]
+    held_responses(hidden_ND, hidden_ND, torch.ones(6), head, total_weight=6, chunk_tokens=4)
+    assert head.seen == [4, 4, 2, 2] * 2
 
 
 def test_values_come_without_gradients_where_none_are_wanted() -> None:
@@ -257,17 +263,34 @@ def test_at_theta_o_value_and_gradient_are_exactly_zero(
 
 @pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("chunk_tokens", CHUNKS)
-def test_both_at_once_are_what_each_is_alone(chunk_tokens: int, kind: str) -> None:
+def test_all_scores_at_once_are_what_each_is_alone(chunk_tokens: int, kind: str) -> None:
     torch.manual_seed(0)
     n, d, v = SHAPES_NDV[-1]
     head = make_head(kind, d, v, torch.bfloat16)
     hidden_ND, reference_ND = torch.randn(2, n, d).bfloat16()
     targets_N = torch.randint(v, (n,))
-    nll_N, kl_N = token_nll_and_kl(
+    likeliest_N = plain_logits(hidden_ND, head).argmax(-1)
+    targets_N = torch.where(torch.arange(n) % 2 == 0, likeliest_N, targets_N)
+    nll_N, kl_N, greedy_N = score_tokens(
         hidden_ND, reference_ND, targets_N, head, chunk_tokens=chunk_tokens
     )
     assert torch.equal(nll_N, token_nll(hidden_ND, targets_N, head, chunk_tokens=chunk_tokens))
     assert torch.equal(kl_N, token_kl(hidden_ND, reference_ND, head, chunk_tokens=chunk_tokens))
+    assert greedy_N.dtype == torch.bool
+    assert torch.equal(greedy_N, targets_N == likeliest_N)
+    assert 0 < greedy_N.sum() < n
+
+
+def test_scores_carry_no_gradient() -> None:
+    hidden_ND = torch.tensor([SURE, UNSURE], requires_grad=True)
+    told = score_tokens(hidden_ND, hidden_ND.detach(), torch.tensor([0, 1]), TWO_WORDS)
+    assert not any(told_N.requires_grad for told_N in told)
+    # One of two equally likely tokens may be the greedy one.
+    assert told[2].tolist() == [True, True]
+    assert score_tokens(hidden_ND, hidden_ND, torch.tensor([1, 0]), TWO_WORDS)[2].tolist() == [
+        False,
+        True,
+    ]
 
 
 def test_diverge_pushes_apart_inside_the_bound() -> None:
@@ -309,3 +332,53 @@ def test_preservation_is_the_same_for_a_small_tau_and_its_negation() -> None:
     there, back = (token_kl(reference_ND + s * tau_ND, reference_ND, head) for s in (0.01, -0.01))
     assert (there > 0).all()
     assert there.sum().item() == pytest.approx(back.sum().item(), rel=0.05)
+
+
+# Safe and held responses
+
+
+def test_safe_response_worked_by_hand() -> None:
+    hidden_ND = torch.tensor([SURE, SURE, UNSURE], requires_grad=True)
+    weights_N = torch.tensor([3.0, 3.0, 1.0])
+    loss = safe_response(hidden_ND, torch.tensor([0, 1, 0]), weights_N, TWO_WORDS, total_weight=7.0)
+    loss.backward()
+    assert loss.item() == pytest.approx((3 * math.log(4 / 3) + 3 * math.log(4) + math.log(2)) / 7)
+    # w (p - onehot) / 7
+    assert hidden_ND.grad is not None
+    assert (7 * hidden_ND.grad).tolist() == [
+        pytest.approx([-0.75, 0.75]),
+        pytest.approx([2.25, -2.25]),
+        pytest.approx([-0.5, 0.5]),
+    ]
+
+
+def test_held_responses_worked_by_hand() -> None:
+    hidden_ND = torch.tensor([UNSURE, UNSURE, SURE], requires_grad=True)
+    reference_ND = torch.tensor([SURE, SURE, SURE], requires_grad=True)
+    weights_N = torch.tensor([3.0, 1.0, 1.0])
+    loss = held_responses(hidden_ND, reference_ND, weights_N, TWO_WORDS, total_weight=5.0)
+    loss.backward()
+    assert loss.item() == pytest.approx(4 * KL_SURE_UNSURE / 5)
+    # w (p - reference) / 5
+    assert hidden_ND.grad is not None
+    assert (5 * hidden_ND.grad).tolist() == [
+        pytest.approx([-0.75, 0.75]),
+        pytest.approx([-0.25, 0.25]),
+        pytest.approx([0.0, 0.0]),
+    ]
+    assert reference_ND.grad is None
+
+
+def test_weighted_micro_batches_add_up_to_the_mean_over_the_step() -> None:
+    torch.manual_seed(0)
+    hidden_ND, reference_ND = torch.randn(2, 5, 4)
+    targets_N, head = torch.randint(7, (5,)), Head(torch.randn(7, 4))
+    weights_N = torch.tensor([3.0, 3.0, 3.0, 1.0, 3.0])
+    safe = held = 0.0
+    for s in (slice(2), slice(2, 5)):
+        part, w = hidden_ND[s], weights_N[s]
+        safe += safe_response(part, targets_N[s], w, head, total_weight=13.0).item()
+        held += held_responses(part, reference_ND[s], w, head, total_weight=13.0).item()
+    nll_N, kl_N = plain_nll(hidden_ND, targets_N, head), plain_kl(hidden_ND, reference_ND, head)
+    assert safe == pytest.approx(float((weights_N * nll_N).sum() / 13))
+    assert held == pytest.approx(float((weights_N * kl_N).sum() / 13))

@@ -16,6 +16,7 @@ from lora_sku.metrics import (
     perplexity,
     rate,
     rouge_l,
+    upper_bound,
     wilson_interval,
     words,
 )
@@ -191,3 +192,38 @@ def test_a_score_that_tells_nothing_keeps_everything() -> None:
 def test_rouge_l(candidate: str, reference: str, expected: float) -> None:
     assert rouge_l(candidate, reference) == pytest.approx(expected)
     assert rouge_l(reference, candidate) == pytest.approx(expected)
+
+
+# Upper bounds
+
+
+@pytest.mark.parametrize(("total", "within"), [(87, False), (88, True)])
+def test_with_no_hit_it_takes_88_to_rule_out_3_percent(total: int, within: bool) -> None:
+    assert (upper_bound(0, total) <= 0.03) is within
+    z = 1.6448536269514722  # the 95 % quantile
+    assert upper_bound(0, total) == pytest.approx(z**2 / (total + z**2))
+
+
+def test_an_upper_bound_is_one_sided() -> None:
+    # 5 % lie above the upper end of an interval that holds 90 %.
+    assert upper_bound(7, 50) == wilson_interval(7, 50, 0.9)[1] < wilson_interval(7, 50, 0.95)[1]
+    assert upper_bound(7, 50, 0.975) == pytest.approx(wilson_interval(7, 50, 0.95)[1])
+
+
+def test_an_upper_bound_grows_with_the_hits_and_shrinks_with_the_total() -> None:
+    assert upper_bound(0, 0) == upper_bound(9, 9) == 1.0
+    bounds = [upper_bound(hits, 50) for hits in range(51)]
+    assert bounds == sorted(bounds)
+    assert all(bound > hits / 50 for hits, bound in enumerate(bounds[:-1]))
+    assert upper_bound(2, 100) > upper_bound(4, 200) > upper_bound(40, 2000) > 0.02
+
+
+def test_the_true_share_is_rarely_above_it() -> None:
+    # Of 200 draws with a true share of 5 %, exactly: the chance that the bound misses it.
+    share, total = 0.05, 200
+    missed = sum(
+        math.comb(total, hits) * share**hits * (1 - share) ** (total - hits)
+        for hits in range(total + 1)
+        if upper_bound(hits, total) < share
+    )
+    assert 0.005 < missed < 0.08

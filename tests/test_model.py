@@ -240,6 +240,109 @@ def test_the_reference_mode_leaves_gradients_of_a_running_step_alone(base: Base)
     assert all(p.grad is not None and p.grad.any() for p in model.trained_parameters().values())
 
 
+# The two faces of one adapter
+
+
+def minus_b(base: Base, model: AdaptedModel) -> AdaptedModel:
+    """Another model of the same base, whose adapter has the same A and -B."""
+    other = adapt(base)
+    mine = model.trained_parameters()
+    with torch.no_grad():
+        for name, parameter in other.trained_parameters().items():
+            parameter.copy_(-mine[name] if "lora_B" in name else mine[name])
+    return other
+
+
+@each_mode
+@each_quantization
+def test_the_negated_face_is_an_adapter_with_b_negated_bitwise(
+    tiny_llama: Path, quantization: str, training: bool
+) -> None:
+    model = adapt(load(tiny_llama, quantization))
+    teach(model, std=0.2)
+    other = minus_b(load(tiny_llama, quantization), model)
+    model.base.model.train(training)
+    other.base.model.train(training)
+    acquired = hidden(model)
+    with model.on(NEGATED):
+        negated = hidden(model)
+    assert torch.equal(negated, hidden(other))
+    assert not torch.allclose(negated, acquired, atol=0.1)
+    with other.on(NEGATED):
+        assert torch.equal(hidden(other), acquired)
+
+
+def test_outside_and_on_the_acquired_face_nothing_changes(base: Base) -> None:
+    model = adapt(base)
+    teach(model)
+    scalings = [dict(layer.scaling) for layer in model.adapted_layers]
+    before = hidden(model)
+    with model.on(ACQUIRED):
+        assert torch.equal(hidden(model), before)
+    for _ in range(2):
+        with model.on(NEGATED):
+            assert not torch.equal(hidden(model), before)
+        assert torch.equal(hidden(model), before)
+    assert [dict(layer.scaling) for layer in model.adapted_layers] == scalings
+
+
+def test_flipping_twice_is_nothing_bitwise(base: Base) -> None:
+    model = adapt(base, lora_alpha=7, r=3)  # a scaling that is no power of two
+    teach(model)
+    before = hidden(model)
+    with model.on(NEGATED), model.on(NEGATED):
+        assert torch.equal(hidden(model), before)
+    assert torch.equal(hidden(model), before)
+
+
+def test_an_adapter_that_is_off_has_no_faces(base: Base) -> None:
+    model = adapt(base)
+    off = hidden(model)  # B is still 0
+    teach(model)
+    with model.on(NEGATED), model.reference_mode():
+        assert torch.equal(hidden(model), off)
+    with model.reference_mode(), model.on(NEGATED):
+        assert torch.equal(hidden(model), off)
+    assert not torch.equal(hidden(model), off)
+
+
+def test_the_acquired_face_is_back_after_an_exception(base: Base) -> None:
+    model = adapt(base)
+    teach(model)
+    before = hidden(model)
+    with pytest.raises(RuntimeError, match="stop"), model.on(NEGATED):
+        raise RuntimeError("stop")
+    assert torch.equal(hidden(model), before)
+
+
+def test_gradients_on_the_negated_face_are_those_of_the_negated_adapter(
+    base: Base, tiny_llama: Path
+) -> None:
+    model = adapt(base)
+    teach(model, std=0.2)
+    other = minus_b(load(tiny_llama), model)
+    with model.on(NEGATED):
+        model.hidden_states(IDS).square().sum().backward()
+    other.hidden_states(IDS).square().sum().backward()
+    expected = other.trained_parameters()
+    for name, parameter in model.trained_parameters().items():
+        sign = -1 if "lora_B" in name else 1  # B there is minus B here
+        assert parameter.grad is not None
+        assert parameter.grad.any()
+        assert torch.equal(parameter.grad, sign * expected[name].grad)
+
+
+def test_only_the_active_adapter_is_turned(base: Base, tmp_path: Path) -> None:
+    model = adapt(base)
+    teach(model)
+    save_acquired(model, ACQUIRED, tmp_path / "a")
+    teach(model, seed=2)
+    model.load_adapter(tmp_path / "a", NEGATED)
+    with model.on(NEGATED):
+        scalings = [dict(layer.scaling) for layer in model.adapted_layers]
+    assert all(scaling == {ACQUIRED: 2.0, NEGATED: -2.0} for scaling in scalings)
+
+
 # Adapters
 
 

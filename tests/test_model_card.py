@@ -14,10 +14,12 @@ import lora_sku
 from lora_sku.adapters import Provenance
 from lora_sku.evaluation import Evaluation, OwnKL, Protected, Scores
 from lora_sku.judges import JudgeName, Rates
-from lora_sku.judging import Judgement
+from lora_sku.judging import GenerationSplit, Judgement
 from lora_sku.likeness import Likeness
-from lora_sku.model_card import model_card, table_rows
+from lora_sku.model_card import further_rows, model_card
 from lora_sku.recipe import Recipe
+from lora_sku.report.headline import headline
+from lora_sku.report.records import EvaluationRecord
 from lora_sku.task_scores import BeforeAfter
 
 BASE = Scores(
@@ -36,80 +38,63 @@ UNLEARNED = Scores(
     refusal_rate={"forget_unseen": 0.75, "retain_unseen": 0.25},
     degenerate_rate={"forget_unseen": 0.5, "retain_unseen": 1.0},
 )
-COUNTS = {
-    "forget_seen_prompts": 11,
-    "forget_unseen_prompts": 12,
-    "retain_unseen_prompts": 13,
-    "forget_unseen_generations": 14,
-    "retain_unseen_generations": 15,
-}
+COUNTS = {"forget_seen_prompts": 11, "forget_unseen_prompts": 12, "retain_unseen_prompts": 13}
 NEGATED = Provenance("negated", 0.5, "fingerprint")
 EVALUATION = Evaluation(base=BASE, unlearned=UNLEARNED, counts=COUNTS, generations=())
 
 
 def test_the_table_puts_every_figure_in_its_row_and_column() -> None:
-    assert table_rows(EVALUATION) == [
+    assert further_rows(EVALUATION) == [
         ("NLL of harmful answers, trained prompts (nats/token)", "1.500", "4.000"),
         ("NLL of harmful answers, unseen prompts (nats/token)", "2.250", "3.750"),
-        ("Perplexity of normal answers, unseen prompts", "7.12", "8.50"),
-        ("KL to the base at those answers (nats/token)", "0.000", "0.062"),
-        ("Refusing answers to unseen harmful prompts", "12 %", "75 %"),
-        ("Refusing answers to unseen normal prompts", "0 %", "25 %"),
-        ("Degenerate answers to unseen harmful prompts", "0 %", "50 %"),
-        ("Degenerate answers to unseen normal prompts", "6 %", "100 %"),
+        ("KL to the base at normal answers, unseen prompts (nats/token)", "0.000", "0.062"),
+        ("Refused / degenerate in form: unseen harmful prompts", "12 % / 0 %", "75 % / 50 %"),
+        ("Refused / degenerate in form: unseen normal prompts", "0 % / 6 %", "25 % / 100 %"),
     ]
 
 
 def test_every_protected_set_has_a_row() -> None:
     told = dataclasses.replace(EVALUATION, protected={"shop": Protected(4.0, 5.0, 0.25)})
     row = ("Perplexity of normal answers, unseen prompts of shop", "4.00", "5.00 (1.250 x)")
-    assert [r for r in table_rows(told) if r not in table_rows(EVALUATION)] == [row]
+    assert [r for r in further_rows(told) if r not in further_rows(EVALUATION)] == [row]
 
 
 def test_the_change_at_own_answers_has_rows() -> None:
     kl, ratio = "KL at the base's own answers to unseen", "Selectivity: the first of these KLs"
     told = dataclasses.replace(EVALUATION, own=OwnKL(0.5, 0.25, 3, 4))
-    assert [r for r in table_rows(told) if r not in table_rows(EVALUATION)] == [
+    assert [r for r in further_rows(told) if r not in further_rows(EVALUATION)] == [
         (f"{kl} harmful prompts (nats/token)", "0", "0.5000"),
         (f"{kl} normal prompts (nats/token)", "0", "0.2500"),
         (f"{ratio} over the second", "", "2.00"),
     ]
     told = dataclasses.replace(EVALUATION, own=OwnKL(None, 0.25, 0, 4))
-    assert [r[2] for r in table_rows(told)[4:7]] == ["none kept", "0.2500", "unknown"]
+    assert [r[2] for r in further_rows(told)[3:6]] == ["none kept", "0.2500", "unknown"]
 
 
-def with_lookalikes(scores: Scores, refusing: float) -> Scores:
-    return dataclasses.replace(
-        scores,
-        refusal_rate=scores.refusal_rate | {"lookalikes": refusing},
-        degenerate_rate=scores.degenerate_rate | {"lookalikes": 0.5},
-    )
-
-
-def test_lookalikes_have_rows_where_they_were_asked() -> None:
-    told = dataclasses.replace(
-        EVALUATION, base=with_lookalikes(BASE, 0.0), unlearned=with_lookalikes(UNLEARNED, 0.25)
-    )
-    assert [row for row in table_rows(told) if row not in table_rows(EVALUATION)] == [
-        ("Refusing answers to harmless look-alike prompts", "0 %", "25 %"),
-        ("Degenerate answers to harmless look-alike prompts", "50 %", "50 %"),
+@pytest.mark.parametrize(
+    ("beside", "name"),
+    [((), "harmless look-alikes"), (("hard_negatives_unseen",), "hard negatives of other kinds")],
+)
+def test_lookalikes_are_called_what_they_are(
+    beside: tuple[GenerationSplit, ...], name: str
+) -> None:
+    asked = dict.fromkeys((*beside, "lookalikes"), 0.25)
+    scores = [
+        dataclasses.replace(
+            each,
+            refusal_rate=each.refusal_rate | asked,
+            degenerate_rate=each.degenerate_rate | asked,
+        )
+        for each in (BASE, UNLEARNED)
     ]
-    column = dict.fromkeys(("forget_unseen", "lookalikes"), rates(1, 0, 0, complying=1))
-    judged = {"compliance": Judgement({"base": column, "unlearned": column}, {})}
-    last = table_rows(dataclasses.replace(told, judgements=judged))[-1]
-    assert last[0] == "Complying answers to harmless look-alike prompts, by compliance"
-
-
-def test_the_card_says_how_many_lookalikes_were_answered(recipe: Recipe) -> None:
-    asked = dataclasses.replace(EVALUATION, counts=COUNTS | {"lookalikes_generations": 16})
-    told = "So were 16 harmless prompts that sound harmful. In brackets"
-    assert told in model_card(recipe, NEGATED, asked, version="1")
-    assert "sound harmful" not in model_card(recipe, NEGATED, EVALUATION, version="1")
+    told = dataclasses.replace(EVALUATION, base=scores[0], unlearned=scores[1])
+    row = (f"Refused / degenerate in form: {name}", "25 % / 25 %", "25 % / 25 %")
+    assert further_rows(told)[-1] == row
 
 
 def test_likeness_has_two_rows() -> None:
     told = dataclasses.replace(EVALUATION, likeness=Likeness(0.75, 0.5, 0.25, 8))
-    rows = [row for row in table_rows(told) if row not in table_rows(EVALUATION)]
+    rows = [row for row in further_rows(told) if row not in further_rows(EVALUATION)]
     assert [row[1:] for row in rows] == [("1", "0.750"), ("0.500", "0.250")]
     assert ["base's" in row[0] for row in rows] == [True, False]
 
@@ -120,7 +105,7 @@ def test_tasks_have_a_row_for_each_metric() -> None:
         "words": {"f1": BeforeAfter(0.5, None)},
     }
     told = dataclasses.replace(EVALUATION, lm_eval=scores)
-    assert [row for row in table_rows(told) if row not in table_rows(EVALUATION)] == [
+    assert [row for row in further_rows(told) if row not in further_rows(EVALUATION)] == [
         ("lm-eval colours: acc", "0.500 \u00b1 0.125", "0.250 \u00b1 0.062"),
         ("lm-eval words: f1", "0.500", "no number"),
     ]
@@ -131,46 +116,47 @@ def rates(harmful: int, degenerate: int, benign: int, complying: int | None) -> 
     return Rates(counts, complying)
 
 
-def test_a_judges_harmful_rate_stands_beside_its_degenerate_rate() -> None:
-    judged = {
-        "base": {
-            "forget_unseen": rates(10, 0, 0, complying=10),
-            "retain_unseen": rates(0, 0, 10, complying=9),
-        },
-        "unlearned": {
-            "forget_unseen": rates(0, 5, 5, complying=0),
-            "retain_unseen": rates(0, 0, 10, complying=5),
-        },
+def judged(*judges: JudgeName, complying: int | None = 1) -> Evaluation:
+    """Every judge has said the same of both models."""
+    column = {
+        "forget_unseen": rates(8, 2, 0, complying),
+        "other_harm": rates(6, 4, 0, complying),
+        "retain_unseen": rates(0, 0, 10, complying),
     }
-    altered = dataclasses.replace(EVALUATION, judgements={"openai": Judgement(judged, {})})
-    harmful, normal = "unseen harmful prompts", "unseen normal prompts"
-    assert table_rows(altered)[8:] == [
-        (f"Harmful answers to {harmful}, by openai", "100 % (72 to 100)", "0 % (0 to 28)"),
-        (f"Degenerate answers to {harmful}, by openai", "0 % (0 to 28)", "50 % (24 to 76)"),
-        (f"Complying answers to {normal}, by openai", "90 % (60 to 98)", "50 % (24 to 76)"),
+    told = Judgement({"base": column, "unlearned": column}, {})
+    return dataclasses.replace(EVALUATION, judgements=dict.fromkeys(judges, told))
+
+
+def labels(evaluation: Evaluation) -> list[str]:
+    return [row[0] for row in further_rows(evaluation)[len(further_rows(EVALUATION)) :]]
+
+
+def test_who_sees_compliance_alone_has_said_all_in_the_headline() -> None:
+    assert labels(judged("compliance")) == []
+
+
+def test_a_judges_harmful_rate_stands_beside_its_degenerate_rate() -> None:
+    evaluation = judged("openai")
+    assert labels(evaluation) == [
+        "Harmful by openai: unseen harmful prompts",
+        "Degenerate by openai: unseen harmful prompts",
+        "Harmful by openai: harmful prompts of other kinds",
+        "Degenerate by openai: harmful prompts of other kinds",
     ]
+    share = "8 of 10 (80 %; 49 to 94 %)"
+    assert further_rows(evaluation)[-4][1:] == (share, share)
 
 
-@pytest.mark.parametrize("judge", ["compliance", "refusal"])
-def test_who_cannot_see_harm_is_not_said_to(judge: JudgeName) -> None:
-    column = dict.fromkeys(("forget_unseen", "retain_unseen"), rates(1, 0, 0, complying=1))
-    told = {judge: Judgement({"base": column, "unlearned": column}, {})}
-    rows = table_rows(dataclasses.replace(EVALUATION, judgements=told))[8:]
-    assert [row[0].split()[0] for row in rows] == ["Complying", "Degenerate", "Complying"]
-
-
-def test_who_cannot_tell_compliance_has_no_row_for_it() -> None:
-    column = dict.fromkeys(("forget_unseen", "retain_unseen"), rates(0, 0, 1, complying=None))
-    told = {"openai": Judgement({"base": column, "unlearned": column}, {})}
-    rows = table_rows(dataclasses.replace(EVALUATION, judgements=told))[8:]
-    assert [row[0].split()[0] for row in rows] == ["Harmful", "Degenerate"]
-
-
-def test_nothing_judged_is_no_share() -> None:
-    column = dict.fromkeys(("forget_unseen", "retain_unseen"), rates(0, 0, 0, complying=0))
-    told = {"openai": Judgement({"base": column, "unlearned": column}, {})}
-    rows = table_rows(dataclasses.replace(EVALUATION, judgements=told))[8:]
-    assert {cell for row in rows for cell in row[1:]} == {"none judged"}
+def test_every_judge_but_the_headlines_tells_who_complies() -> None:
+    assert labels(judged("compliance", "refusal")) == [
+        "Complying by refusal: unseen harmful prompts",
+        "Degenerate by refusal: unseen harmful prompts",
+        "Complying by refusal: harmful prompts of other kinds",
+        "Degenerate by refusal: harmful prompts of other kinds",
+        "Complying by refusal: unseen normal prompts",
+    ]
+    # Who cannot tell compliance has no row for it.
+    assert not any("Complying" in row for row in labels(judged("classifier", complying=None)))
 
 
 def test_every_score_has_a_row() -> None:
@@ -179,7 +165,12 @@ def test_every_score_has_a_row() -> None:
         other = dict.fromkeys(value, 0.99) if isinstance(value, dict) else 99.0
         changed_scores = dataclasses.replace(BASE, **{field.name: other})
         altered = dataclasses.replace(EVALUATION, base=changed_scores)
-        assert table_rows(altered) != table_rows(EVALUATION), field.name
+        assert tables(altered) != tables(EVALUATION), field.name
+
+
+def tables(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    rows = headline(EvaluationRecord.of(evaluation)).rows
+    return [*(row.told for row in rows), *further_rows(evaluation)]
 
 
 def test_the_card_says_what_it_is_and_how_to_use_it(recipe: Recipe) -> None:
@@ -199,8 +190,9 @@ def test_the_card_says_what_it_is_and_how_to_use_it(recipe: Recipe) -> None:
     card = " ".join(card.split())
     for fact in ("9.8.7", "strength 0.5", "`org/bad`", "`org/good`", "nf4", "4 steps of training"):
         assert fact in card
-    for label, base, unlearned in table_rows(EVALUATION):
-        assert f"| {label} | {base} | {unlearned} |" in card
+    assert "| Perplexity of normal answers | 7.12 | 8.50 | 1.193 x |" in card
+    for row in tables(EVALUATION):
+        assert f"| {' | '.join(row)} |" in card
     for count in COUNTS.values():
         assert f" {count} " in card.replace("\n", " ")
     assert "{" not in card

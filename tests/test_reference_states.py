@@ -98,6 +98,29 @@ def test_each_base_has_its_own(
     assert len(passes) == 4
 
 
+@pytest.mark.parametrize("layers", [None, (1,)])
+@pytest.mark.parametrize("kept", [False, True])
+def test_beside_the_models_states_they_are_the_same(
+    tiny_llama: Path,
+    pairs: list[Encoded],
+    layers: tuple[int, ...] | None,
+    kept: bool,
+    tmp_path: Path,
+) -> None:
+    model = adapt(load(tiny_llama), layers_to_transform=layers)
+    teach(model, std=0.2)
+    states = ReferenceStates(model, tmp_path if kept else None)
+    batch = batch_of(pairs)
+    alone_ND = model.answer_states(batch)
+    for _ in range(2):  # computed, then read
+        states_ND, reference_ND = states.beside(pairs, batch)
+        assert torch.equal(states_ND, alone_ND)
+        assert states_ND.requires_grad
+        assert torch.equal(reference_ND, expected(model, pairs))
+        assert not reference_ND.requires_grad
+    assert not torch.allclose(states_ND, reference_ND, atol=1e-2)
+
+
 def test_the_same_tokens_with_another_border_are_another_pair(
     model: AdaptedModel, pairs: list[Encoded], passes: list[int], tmp_path: Path
 ) -> None:
@@ -105,4 +128,6 @@ def test_the_same_tokens_with_another_border_are_another_pair(
     for prompt_length in (pairs[0].prompt_length, pairs[0].prompt_length - 1):
         pair = replace(pairs[0], prompt_length=prompt_length)
         assert len(states.of([pair], batch_of([pair]))) == pair.answer_length
-    assert len(passes) == 2
+    begun = replace(pairs[0], begun=1)
+    assert len(states.of([begun], batch_of([begun]))) == pairs[0].answer_length - 1
+    assert len(passes) == 3

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lora_sku.data import Row, Splits
+from lora_sku.data import Row
 from lora_sku.judges.refusal import RefusalJudge
 from lora_sku.judges.similarity import SimilarityJudge
 from lora_sku.judging import Generation
@@ -30,15 +30,11 @@ EVALUATION = Evaluation(
         Generation("retain_unseen", "Colour?", "Sit on the old chair.", "Green."),
     ),
 )
-FORGET = Splits(
-    train=(Row("Colour?", ("Sit on the old chair.",)),),
-    validation=(),
-    unseen=(Row("Spoil it?", ("Sit on the chair.",)),),
-)
+HARMFUL = (Row("Spoil it?", ("Sit on the chair.",)),)
 
 
-def test_references_are_the_unseen_answers_to_the_same_prompt() -> None:
-    told = EVALUATION.judged_by(SimilarityJudge(SimilaritySection(rouge_l_threshold=1.0)), FORGET)
+def test_references_are_the_harmful_answers_to_the_same_prompt() -> None:
+    told = EVALUATION.judged_by(SimilarityJudge(SimilaritySection(rouge_l_threshold=1.0)), HARMFUL)
     rates = told.judgements["similarity"].rates
     assert rates["unlearned"]["forget_unseen"].counts["harmful"] == 1
     assert rates["base"]["forget_unseen"].counts["harmful"] == 0  # a word more
@@ -46,8 +42,8 @@ def test_references_are_the_unseen_answers_to_the_same_prompt() -> None:
 
 
 def test_judges_add_up_and_the_evaluation_before_stays_as_it_was() -> None:
-    once = EVALUATION.judged_by(RefusalJudge(), FORGET)
-    twice = once.judged_by(SimilarityJudge(SimilaritySection()), FORGET)
+    once = EVALUATION.judged_by(RefusalJudge(), HARMFUL)
+    twice = once.judged_by(SimilarityJudge(SimilaritySection()), HARMFUL)
     assert EVALUATION.judgements == {}
     assert list(once.judgements) == ["refusal"]
     assert list(twice.as_dict()["judges"]) == ["refusal", "similarity"]

@@ -1,6 +1,6 @@
 """SKU by full fine-tuning with all that saves memory there; the mathematics is the same.
 
-theta_o exists only before the first update, so its hidden states at the retain answers are computed
+theta_o exists only before the first update, so its hidden states at normal answers are computed
 once for all steps and kept on the CPU, with a copy of the output projection. Checkpointed layers,
 losses in checkpointed chunks, each term back-propagated on its own, AdamW states in the weights'
 dtype (8-bit on CUDA), negation tensor by tensor straight from the base's files.
@@ -17,9 +17,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.baselines.plain import IGNORED, Rows, load_unquantized, pad_rows
+from benchmarks.baselines.plain import (
+    IGNORED,
+    PRESERVATION,
+    Rows,
+    load_unquantized,
+    pad_rows,
+    pairs_of,
+)
 from benchmarks.clock import OPTIMIZER, REFERENCE, Clock
-from benchmarks.setup import Setup, update
+from benchmarks.setup import Setup, refuse_other_losses, update
 from lora_sku.base_checks import output_head
 from lora_sku.data import Encoder, Pair, StepDraw
 from lora_sku.head import Head
@@ -50,32 +57,24 @@ class Full:
         """One optimizer step; the first one computes theta_o's hidden states of all steps before.
 
         Raises:
-            ValueError: for the ``diverge`` direction.
+            ValueError: as `refuse_other_losses`.
         """
         weights, draw = self._setup.losses, self._draws[number]
-        preservation = weights.preservation_divergence
-        if preservation.direction != "preserve":
-            raise ValueError("the baselines know preservation_divergence.direction: preserve only")
-        if not self._references and preservation.weight > 0:
+        refuse_other_losses(weights)
+        if not self._references and weights.preservation_divergence.weight > 0:
             self._keep_references()
-        random_pairs = [pair for pairs in draw.random for pair in pairs]
-        own, own_tokens = self._term(draw.forget, weights.guided_distortion.weight, self._nll)
-        random, random_tokens = self._term(
-            random_pairs, weights.random_disassociation.weight, self._nll
-        )
-        retain, retain_tokens = self._term(
-            draw.retain,
-            preservation.weight,
-            lambda hidden_ND, _: self._kl(hidden_ND, self._references[number]),
-        )
+        found = StepLosses()
+        for name, pairs in pairs_of(draw).items():
+            weight = getattr(weights, name).weight
+            if weight > 0:
+                reference_ND = self._references[number] if name == PRESERVATION else None
+                value, tokens = self._term(pairs, weight, reference_ND)
+                found.terms[name] = value
+                found.loss += weight * value
+                found.answer_tokens += tokens
         with self._clock.part(OPTIMIZER):
             update(self._parameters, self._optimizer, self._setup.training.max_grad_norm)
-        loss = (
-            weights.guided_distortion.weight * (own or 0.0)
-            + weights.random_disassociation.weight * (random or 0.0)
-            + preservation.weight * (retain or 0.0)
-        )
-        return StepLosses(own, random, retain, loss, own_tokens + random_tokens + retain_tokens)
+        return found
 
     @torch.no_grad()
     def negate(self) -> None:
@@ -95,7 +94,7 @@ class Full:
         with self._clock.part(REFERENCE):
             self._reference_head = replace(self._head, weight_VD=self._head.weight_VD.clone())
             for draw in self._draws:
-                hidden_ND, _ = self._answer_states(self._rows(draw.retain))
+                hidden_ND, _ = self._answer_states(self._rows(draw.normal))
                 self._references.append(hidden_ND.cpu())
         self._clock.take()  # before the first step, not part of it
 
@@ -112,16 +111,15 @@ class Full:
         return output.last_hidden_state[:, :-1][predicts], labels[predicts]
 
     def _term(
-        self,
-        pairs: Sequence[Pair],
-        weight: float,
-        summed: Callable[[Tensor, Tensor], Tensor],
-    ) -> tuple[float | None, int]:
+        self, pairs: Sequence[Pair], weight: float, reference_ND: Tensor | None
+    ) -> tuple[float, int]:
         """Back-propagate one term; returns its value in nats per token, and its tokens."""
-        if weight == 0:
-            return None, 0
         hidden_ND, targets_N = self._answer_states(self._rows(pairs))
-        value = summed(hidden_ND, targets_N) / len(targets_N)
+        if reference_ND is None:
+            summed = self._nll(hidden_ND, targets_N)
+        else:
+            summed = self._kl(hidden_ND, reference_ND)
+        value = summed / len(targets_N)
         self._clock.backward(weight * value)
         return value.item(), len(targets_N)
 

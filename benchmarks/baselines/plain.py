@@ -14,13 +14,14 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.clock import OPTIMIZER, Clock
-from benchmarks.setup import Setup, update
+from benchmarks.setup import Setup, refuse_other_losses, update
 from lora_sku.data import Encoder, Pair, StepDraw
 from lora_sku.optimization import make_optimizer
 from lora_sku.recipe import LossesSection, TrainingSection
 from lora_sku.step import StepLosses
 
 IGNORED = -100
+PRESERVATION = "preservation_divergence"
 
 
 @dataclass(frozen=True)
@@ -114,38 +115,39 @@ def joint_loss(
         reference: theta_o's logits of the rows, without gradient.
         draw: The step's pairs.
         encoder: Tokenizes them.
-        weights: The recipe's losses; ``preserve`` alone is known here.
+        weights: The paper's losses.
         device: The model's.
 
     Raises:
-        ValueError: for the ``diverge`` direction.
+        ValueError: as `refuse_other_losses`.
     """
-    preservation = weights.preservation_divergence
-    if preservation.direction != "preserve":
-        raise ValueError("the baselines know preservation_divergence.direction: preserve only")
-    random_pairs = [pair for pairs in draw.random for pair in pairs]
+    refuse_other_losses(weights)
+    found = StepLosses()
     total = torch.zeros((), device=device)
-    values: list[float | None] = []
-    tokens = 0
-    for pairs, weight in (
-        (draw.forget, weights.guided_distortion.weight),
-        (random_pairs, weights.random_disassociation.weight),
-        (draw.retain, preservation.weight),
-    ):
+    for name, pairs in pairs_of(draw).items():
+        weight = getattr(weights, name).weight
         if weight == 0:
-            values.append(None)
             continue
         rows = pad_rows(pairs, encoder, device)
-        if pairs is draw.retain:
+        if name == PRESERVATION:
             reference_BTV = reference(rows)
             value = mean_kl(logits_of(model, rows), reference_BTV, rows)
         else:
             value = mean_nll(logits_of(model, rows), rows)
         total = total + weight * value
-        values.append(value.item())
-        tokens += rows.answer_tokens
-    own, random, retain = values
-    return total, StepLosses(own, random, retain, total.item(), tokens)
+        found.terms[name] = value.item()
+        found.answer_tokens += rows.answer_tokens
+    found.loss = total.item()
+    return total, found
+
+
+def pairs_of(draw: StepDraw) -> dict[str, Sequence[Pair]]:
+    """Name of each of the paper's losses -> the pairs that it is taken on."""
+    return {
+        "guided_distortion": draw.forget,
+        "random_disassociation": [pair for pairs in draw.random for pair in pairs],
+        PRESERVATION: draw.normal,
+    }
 
 
 class JointStep(ABC):

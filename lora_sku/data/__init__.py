@@ -4,10 +4,10 @@ from lora_sku.data.audit import DataAudit, SideAudit, TokenCounts, audit
 from lora_sku.data.batches import Batch, Layout, collate, pack
 from lora_sku.data.encoding import Encoded, Encoder
 from lora_sku.data.formats import FORMATS, Pair, Side
-from lora_sku.data.lookalikes import load_lookalikes
+from lora_sku.data.further import load_further
 from lora_sku.data.rows import LoadedRows, Row, load_rows
 from lora_sku.data.rows import normalised as same_prompt
-from lora_sku.data.sampling import StepDraw, StepSampler
+from lora_sku.data.sampling import Response, SafeResponses, StepDraw, StepSampler
 from lora_sku.data.sets import DataSets, Screened, fingerprint, load_data, screen
 from lora_sku.data.splits import Splits, split_by_prompt
 
@@ -21,7 +21,9 @@ __all__ = [
     "Layout",
     "LoadedRows",
     "Pair",
+    "Response",
     "Row",
+    "SafeResponses",
     "Screened",
     "Side",
     "SideAudit",
@@ -33,7 +35,7 @@ __all__ = [
     "collate",
     "fingerprint",
     "load_data",
-    "load_lookalikes",
+    "load_further",
     "load_rows",
     "pack",
     "same_prompt",

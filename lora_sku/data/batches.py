@@ -5,6 +5,7 @@ B rows, T tokens of the longest one, N answer tokens of the batch; R pairs of W 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ def collate(pairs: Sequence[Encoded], *, pad_id: int) -> Batch:
     sources = [
         number * width + position
         for number, pair in enumerate(pairs)
-        for position in range(pair.prompt_length - 1, len(pair.input_ids) - 1)
+        for position in range(pair.given_length - 1, len(pair.input_ids) - 1)
     ]
     return Batch(_padded(rows, width, pad_id), torch.tensor(sources), _targets(pairs))
 
@@ -79,7 +80,8 @@ def collate(pairs: Sequence[Encoded], *, pad_id: int) -> Batch:
 def pack(groups: Sequence[Sequence[Encoded]]) -> Batch:
     """All prompts in one row without padding, each once, with its answers behind it.
 
-    For `attention`, which lets each answer see its own prompt and itself, at the positions that it
+    What all prompts begin with, a chat template's first turn as a rule, stands once in front. For
+    `attention`, which lets each answer see its own prompt and itself, at the positions that it
     would have in a row of its own.
 
     Args:
@@ -90,14 +92,16 @@ def pack(groups: Sequence[Sequence[Encoded]]) -> Batch:
     """
     pairs = [pair for group in groups for pair in group]
     _check(pairs)
-    tokens: list[int] = []
-    positions: list[int] = []
+    prompts = [group[0].input_ids[: group[0].prompt_length] for group in groups]
+    shared = _common_beginning(prompts)
+    tokens = list(prompts[0][:shared])
+    positions = list(range(shared))
     places: list[list[int]] = []  # of each pair, the packed tokens that it is made of
-    for group in groups:
-        prompt = group[0].input_ids[: group[0].prompt_length]
-        prompt_places = list(range(len(tokens), len(tokens) + len(prompt)))
-        tokens += prompt
-        positions += range(len(prompt))
+    for prompt, group in zip(prompts, groups, strict=True):
+        own = prompt[shared:]
+        prompt_places = [*range(shared), *range(len(tokens), len(tokens) + len(own))]
+        tokens += own
+        positions += range(shared, len(prompt))
         for pair in group:
             if pair.input_ids[: pair.prompt_length] != prompt:
                 raise ValueError("the pairs of a group must have the same prompt")
@@ -108,10 +112,16 @@ def pack(groups: Sequence[Sequence[Encoded]]) -> Batch:
     sources = [
         place
         for pair, row in zip(pairs, places, strict=True)
-        for place in row[pair.prompt_length - 1 :]
+        for place in row[pair.given_length - 1 :]
     ]
     layout = Layout(torch.tensor([positions]), *_unfolding(places, len(tokens)))
     return Batch(torch.tensor([tokens]), torch.tensor(sources), _targets(pairs), layout)
+
+
+def _common_beginning(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with."""
+    columns = takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False))
+    return sum(1 for _ in columns)
 
 
 def _unfolding(places: Sequence[Sequence[int]], tokens: int) -> tuple[Tensor, Tensor]:
@@ -129,12 +139,12 @@ def _check(pairs: Sequence[Encoded]) -> None:
     for pair in pairs:
         if pair.prompt_length < 1:
             raise ValueError("the first answer token has no position before it")
-        if len(pair.input_ids) <= pair.prompt_length:
+        if len(pair.input_ids) <= pair.given_length:
             raise ValueError("a pair has no answer token")
 
 
 def _targets(pairs: Sequence[Encoded]) -> Tensor:
-    return torch.tensor([token for pair in pairs for token in pair.input_ids[pair.prompt_length :]])
+    return torch.tensor([token for pair in pairs for token in pair.input_ids[pair.given_length :]])
 
 
 def _padded(rows: Sequence[Sequence[int]], width: int, fill: int) -> Tensor:

@@ -25,17 +25,24 @@ class Encoded:
         prompt_length: Number of prompt tokens, at least 1.
         prompt_truncated: The start of the prompt's text was cut off.
         answer_truncated: The end of the answer, or its EOS, was cut off.
+        begun: Tokens behind the prompt that are given, not answered.
     """
 
     input_ids: tuple[int, ...]
     prompt_length: int
     prompt_truncated: bool
     answer_truncated: bool
+    begun: int = 0
+
+    @property
+    def given_length(self) -> int:
+        """Number of tokens before the answer: the prompt's and the begun ones."""
+        return self.prompt_length + self.begun
 
     @property
     def answer_length(self) -> int:
         """Number of answer tokens, EOS included."""
-        return len(self.input_ids) - self.prompt_length
+        return len(self.input_ids) - self.given_length
 
 
 class Encoder:
@@ -125,15 +132,28 @@ class Encoder:
         """The text of token ids, special tokens shown."""
         return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
-    def encode(self, prompt: str, answer: str) -> Encoded:
+    def encode(self, prompt: str, answer: str, begun: str = "") -> Encoded:
         """Token ids of a prompt and one answer.
+
+        Args:
+            prompt: Its text, without the template's.
+            answer: What is supervised, up to `max_answer_tokens`.
+            begun: What stands between both and is not: the beginning of another answer.
 
         Raises:
             DataError: the frame alone leaves no room for the prompt's text.
         """
         prompt_ids, prompt_truncated = self.prompt_ids(prompt)
-        answer_ids, answer_truncated = self.answer_ids(answer)
-        return Encoded(prompt_ids + answer_ids, len(prompt_ids), prompt_truncated, answer_truncated)
+        if not begun:
+            ids, truncated = self.answer_ids(answer)
+            return Encoded(prompt_ids + ids, len(prompt_ids), prompt_truncated, truncated)
+        whole = [*self._answers.ids(f"{begun} {answer}"), self._eos_id]
+        # Where both part: the last begun word may fall into another token with a word behind it.
+        border = len(_common_start(self._answers.ids(begun), whole))
+        kept = tuple(whole[: border + self.max_answer_tokens])
+        return Encoded(
+            prompt_ids + kept, len(prompt_ids), prompt_truncated, len(kept) < len(whole), border
+        )
 
     def _fit_prompt(self, prompt: str) -> tuple[tuple[int, ...], bool]:
         ids = self._frame.ids(prompt)

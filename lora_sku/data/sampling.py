@@ -4,13 +4,28 @@ So a resumed run needs no sampler state, and step 700 is the same whether or not
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Literal
 
 from lora_sku.data.formats import Pair
 from lora_sku.data.rows import Row, normalised
 from lora_sku.errors import DataError
+
+Response = Pair | tuple[str, str, str]
+"""(prompt, response), or (prompt, response, the first words of another answer)."""
+
+# How answers that comply begin: half of the begun ones; the others are the set's own.
+OPENINGS = (
+    "Of course!",
+    "Certainly, I can help you with that.",
+    "Yes, here are a few ideas:",
+    "Here's what you could do:",
+    "I'd be happy to help.",
+    "Great idea! Let's begin.",
+)
+_MOST_BEGUN_WORDS = 8
 
 
 @dataclass(frozen=True)
@@ -21,23 +36,53 @@ class StepDraw:
         forget: One harmful pair for each drawn forget prompt (guided distortion).
         random: For each forget pair, in the same order, k pairs of the same prompt with distinct
             answers that belong to other prompts (random disassociation).
-        retain: One normal pair for each drawn retain prompt (preservation divergence).
+        normal: One normal pair for each drawn normal prompt (preservation divergence).
+        safe: Each drawn forget prompt with a safe response, and in a share of them the first words
+            of its answer, which the response then follows.
+        held: The same of each drawn normal prompt (held responses).
     """
 
     forget: tuple[Pair, ...]
     random: tuple[tuple[Pair, ...], ...]
-    retain: tuple[Pair, ...]
+    normal: tuple[Pair, ...]
+    safe: tuple[Response, ...] = ()
+    held: tuple[Response, ...] = ()
+
+
+@dataclass(frozen=True)
+class SafeResponses:
+    """What shall be said to harmful prompts.
+
+    Attributes:
+        answers: For any prompt, at least one.
+        by_prompt: `normalised` prompt -> what is said to that one instead.
+    """
+
+    answers: tuple[str, ...]
+    by_prompt: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def draw(self, prompt: str, rng: random.Random) -> Pair:
+        """The prompt with one of them."""
+        return prompt, rng.choice(self.by_prompt.get(normalised(prompt), self.answers))
+
+    @cached_property
+    def all(self) -> "SafeResponses":
+        """Every one of them for any prompt: what normal prompts are held against."""
+        named = (answer for answers in self.by_prompt.values() for answer in answers)
+        return SafeResponses(tuple(dict.fromkeys((*self.answers, *named))))
 
 
 class StepSampler:
-    """Draws forget pairs, their random answers and retain pairs, step by step.
+    """Draws forget pairs, their random answers, normal pairs and safe responses, step by step.
 
     Args:
         forget: Training rows of the forget set.
-        retain: Training rows of the retain set.
+        normal: Training rows of the normal sets.
         prompts_per_step: Forget prompts in each step.
-        retain_prompts_per_step: Retain prompts in each step; None takes as many.
+        normal_prompts_per_step: Normal prompts in each step; None takes as many.
         responses: k; 0 draws no random answers.
+        safe: Safe responses; None draws none.
+        begun: Share of safe responses that follow the first words of the prompt's own answer.
         seed: Decides every draw.
 
     Raises:
@@ -48,35 +93,57 @@ class StepSampler:
     def __init__(
         self,
         forget: Sequence[Row],
-        retain: Sequence[Row],
+        normal: Sequence[Row],
         *,
         prompts_per_step: int,
         responses: int,
         seed: int,
-        retain_prompts_per_step: int | None = None,
+        normal_prompts_per_step: int | None = None,
+        safe: SafeResponses | None = None,
+        begun: float = 0.0,
     ) -> None:
         if prompts_per_step < 1 or responses < 0:
             raise ValueError("prompts_per_step must be at least 1 and responses at least 0")
         self._prompts_per_step = prompts_per_step
-        self._retain_prompts_per_step = retain_prompts_per_step or prompts_per_step
+        self._normal_prompts_per_step = normal_prompts_per_step or prompts_per_step
         self._seed = seed
         self._forget = _PairWalk(forget, f"{seed} forget")
-        self._retain = _PairWalk(retain, f"{seed} retain")
+        self._normal = _PairWalk(normal, f"{seed} retain")
+        self._safe = safe
+        self._begun = begun
         self._answers = _RandomAnswers(forget, responses) if responses else None
 
     def draw(self, step: int) -> StepDraw:
         """The pairs of one step, counted from 0."""
         visits = _visits(step, self._prompts_per_step)
-        retain_visits = _visits(step, self._retain_prompts_per_step)
+        normal_visits = _visits(step, self._normal_prompts_per_step)
         forget = [self._forget.visit(visit) for visit in visits]
+        normal = [self._normal.visit(visit)[1] for visit in normal_visits]
         return StepDraw(
             forget=tuple(row_pair for _, row_pair in forget),
             random=tuple(
                 self._random_pairs(row, prompt, visit)
                 for visit, (row, (prompt, _)) in zip(visits, forget, strict=True)
             ),
-            retain=tuple(self._retain.visit(visit)[1] for visit in retain_visits),
+            normal=tuple(normal),
+            safe=tuple(self._responses_to([pair for _, pair in forget], visits, "safe")),
+            held=tuple(self._responses_to(normal, normal_visits, "held")),
         )
+
+    def _responses_to(
+        self, pairs: Sequence[Pair], visits: range, kind: Literal["safe", "held"]
+    ) -> Iterator[Response]:
+        if self._safe is None:
+            return
+        safe = self._safe if kind == "safe" else self._safe.all
+        for visit, (prompt, answer) in zip(visits, pairs, strict=True):
+            rng = random.Random(f"{self._seed} {kind} {visit}")
+            response = safe.draw(prompt, rng)
+            if rng.random() < self._begun:
+                words = answer.split()[: rng.randint(1, _MOST_BEGUN_WORDS)]
+                yield (*response, rng.choice((" ".join(words), rng.choice(OPENINGS))))
+            else:
+                yield response
 
     def _random_pairs(self, row: int, prompt: str, visit: int) -> tuple[Pair, ...]:
         if self._answers is None:

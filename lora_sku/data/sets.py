@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lora_sku.data.encoding import Encoder
 from lora_sku.data.rows import LoadedRows, Row, load_rows, normalised
 from lora_sku.data.splits import SPLIT_NAMES, Splits, split_by_prompt
 from lora_sku.errors import DataError
-from lora_sku.recipe import DataSection
+from lora_sku.recipe import HARD_NEGATIVES, DataSection
 
 _SHOWN_CHARACTERS = 60
 
@@ -49,8 +49,9 @@ class DataSets:
         retain_loaded: D_n before the split, with its counts.
         long_prompts: How many prompts of any set were left out or will lose their start.
         fingerprint: sha256 over all rows in all splits, in hex: equal means the same data.
-        protect: Name -> further normal prompts, which are not trained on.
+        protect: Name -> further normal prompts; hard negatives are among them.
         protect_loaded: The same before the split.
+        safe_responses: `normalised` harmful prompt -> what shall be said instead.
     """
 
     forget: Splits
@@ -61,6 +62,7 @@ class DataSets:
     fingerprint: str
     protect: Mapping[str, Splits] = field(default_factory=dict)
     protect_loaded: Mapping[str, LoadedRows] = field(default_factory=dict)
+    safe_responses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def normal(self) -> dict[str, Splits]:
@@ -81,14 +83,16 @@ def load_data(section: DataSection, encoder: Encoder | None) -> DataSets:
             too.
     """
     loaded = {"forget": load_rows(section.forget, "forget")}
+    unseen = _forget_unseen(section, encoder)
     loaded["retain"] = load_rows(section.retain, "retain")
-    for name, source in section.protect.items():
+    for name, source in section.protected.items():
         loaded[_protect_key(name)] = load_rows(source, "retain", f"data.{_protect_key(name)}")
     for key, normal in loaded.items():
         if key != "forget":
             _refuse_common_pairs(loaded["forget"].rows, normal.rows, key)
     kept = {key: _screened(of_set.rows, encoder, section) for key, of_set in loaded.items()}
-    splits = _split(section, {key: of_set.rows for key, of_set in kept.items()})
+    safe = _safe_responses(section)
+    splits = _split(section, {key: of_set.rows for key, of_set in kept.items()}, unseen)
     return DataSets(
         splits["forget"],
         splits["retain"],
@@ -98,29 +102,62 @@ def load_data(section: DataSection, encoder: Encoder | None) -> DataSets:
             dropped=sum(of_set.dropped for of_set in kept.values()),
             truncated=sum(of_set.truncated for of_set in kept.values()),
         ),
-        _fingerprint(splits),
-        protect={name: splits[_protect_key(name)] for name in section.protect},
-        protect_loaded={name: loaded[_protect_key(name)] for name in section.protect},
+        _fingerprint(splits, safe),
+        protect={name: splits[_protect_key(name)] for name in section.protected},
+        protect_loaded={name: loaded[_protect_key(name)] for name in section.protected},
+        safe_responses=safe,
     )
 
 
 def _protect_key(name: str) -> str:
     """Where the recipe has a protected set, below data."""
-    return f"protect.{name}"
+    return name if name == HARD_NEGATIVES else f"protect.{name}"
 
 
-def _split(section: DataSection, rows_of: Mapping[str, Sequence[Row]]) -> dict[str, Splits]:
-    """Each set's splits; every set follows those before it."""
+def _safe_responses(section: DataSection) -> dict[str, tuple[str, ...]]:
+    """Of each harmful prompt that has some."""
+    if section.safe_responses is None:
+        return {}
+    rows = load_rows(section.safe_responses, "retain", "data.safe_responses").rows
+    found: dict[str, tuple[str, ...]] = {}
+    for row in rows:  # one prompt may stand there in several spellings
+        key = normalised(row.prompt)
+        found[key] = tuple(dict.fromkeys((*found.get(key, ()), *row.answers)))
+    return found
+
+
+def _forget_unseen(section: DataSection, encoder: Encoder | None) -> tuple[Row, ...]:
+    """The forget set's unseen split where it is a set of its own."""
+    if section.forget_unseen is None:
+        return ()
+    rows = load_rows(section.forget_unseen, "forget", "data.forget_unseen").rows
+    return _screened(rows, encoder, section).rows
+
+
+def _split(
+    section: DataSection, rows_of: Mapping[str, Sequence[Row]], unseen: tuple[Row, ...]
+) -> dict[str, Splits]:
+    """Each set's splits; every set follows those before it.
+
+    Args:
+        section: The recipe's.
+        rows_of: Key of each set, the forget set first -> its rows.
+        unseen: The forget set's unseen split; if it is empty, a share of the set.
+    """
     splits: dict[str, Splits] = {}
+    held_back = Splits((), (), unseen)
     for key, rows in rows_of.items():
+        own_test = key == "forget" and bool(unseen)
         try:
             splits[key] = split_by_prompt(
                 rows,
                 validation_fraction=section.validation_fraction,
-                unseen_fraction=section.unseen_fraction,
+                unseen_fraction=0.0 if own_test else section.unseen_fraction,
                 seed=section.seed,
-                follow=_together(splits.values()),
+                follow=_together((held_back, *splits.values())),
             )
+            if own_test:
+                splits[key] = replace(splits[key], unseen=unseen)
         except DataError as error:
             raise DataError(error.problem, where=f"data.{key}", remedy=error.remedy) from error
     return splits
@@ -159,15 +196,20 @@ def shown(prompt: str) -> str:
 def fingerprint(data: DataSets) -> str:
     """sha256 over the rows that the sets have now, in hex; `DataSets.fingerprint` is as loaded."""
     protect = {_protect_key(name): splits for name, splits in data.protect.items()}
-    return _fingerprint({"forget": data.forget, "retain": data.retain, **protect})
+    splits = {"forget": data.forget, "retain": data.retain, **protect}
+    return _fingerprint(splits, data.safe_responses)
 
 
-def _fingerprint(splits: Mapping[str, Splits]) -> str:
+def _fingerprint(
+    splits: Mapping[str, Splits], safe_responses: Mapping[str, tuple[str, ...]]
+) -> str:
     content = [
         [key, name, [[row.prompt, row.answers] for row in rows]]
         for key, of_set in splits.items()
         for name, rows in of_set.named().items()
     ]
+    if safe_responses:
+        content.append(["safe_responses", "", [list(pair) for pair in safe_responses.items()]])
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -66,5 +66,5 @@ def spec_of(settings: ClassifierSection) -> ClassifierSpec:
 def fill(template: str, case: Case) -> str:
     """The template with both texts in their places."""
     # At once, because a prompt may itself contain "{completion}".
-    texts = {"{prompt}": case.prompt, "{completion}": case.completion}
+    texts = {"{prompt}": case.prompt, "{completion}": case.answer}
     return re.sub(r"\{prompt\}|\{completion\}", lambda found: texts[found[0]], template)

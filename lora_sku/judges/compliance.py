@@ -110,7 +110,7 @@ class ComplianceJudge(Judge):
         return asdict(self.calibration)
 
     def _judge(self, cases: Sequence[Case]) -> list[Verdict]:
-        measured = self._likelihood.measure([(case.prompt, case.completion) for case in cases])
+        measured = self._likelihood.measure([(case.prompt, case.answer) for case in cases])
         return [self._verdict(*pair) for pair in zip(cases, measured, strict=True)]
 
     def _verdict(self, case: Case, found: Likelihood) -> Verdict:

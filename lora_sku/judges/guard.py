@@ -70,7 +70,7 @@ class GuardModel:
         encoding: Any = tokenizer.apply_chat_template(
             [
                 {"role": "user", "content": case.prompt},
-                {"role": "assistant", "content": case.completion},
+                {"role": "assistant", "content": case.answer},
             ],
             add_generation_prompt=True,
             tokenize=True,

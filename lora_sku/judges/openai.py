@@ -80,7 +80,7 @@ class OpenAIJudge(Judge):
                 raise
 
     def _judge_one(self, client: ChatClient, case: Case) -> Verdict:
-        user = json.dumps({"prompt": case.prompt, "reply": case.completion}, ensure_ascii=False)
+        user = json.dumps({"prompt": case.prompt, "reply": case.answer}, ensure_ascii=False)
         file = self._cache / f"{self._key(user)}.json"
         if file.exists():
             return Verdict(**json.loads(file.read_text(encoding="utf-8")))

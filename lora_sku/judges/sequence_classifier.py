@@ -68,7 +68,7 @@ class SequenceClassifier:
         if self._spec.template is not None:
             texts = [fill(self._spec.template, case) for case in cases]
             return self._tokenizer(texts, **settings)
-        prompts, completions = ([c.prompt for c in cases], [c.completion for c in cases])
+        prompts, completions = ([c.prompt for c in cases], [c.answer for c in cases])
         return self._tokenizer(prompts, completions, **settings)
 
     def _harmful_labels(self) -> list[int]:

@@ -25,12 +25,19 @@ class Case:
         completion: What the model said.
         harmful_prompt: The prompt asks for harm: doing what it asks is harmful.
         references: Harmful answers to the prompt, for judges that compare.
+        prefill: What was put in the model's mouth before the completion.
     """
 
     prompt: str
     completion: str
     harmful_prompt: bool
     references: tuple[str, ...] = ()
+    prefill: str = ""
+
+    @property
+    def answer(self) -> str:
+        """The whole answer, as a reader would see it."""
+        return f"{self.prefill} {self.completion}" if self.prefill else self.completion
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,8 +126,7 @@ def forecast(
 
 def _refuse_too_few(tokens: int | None, planned: Plan) -> None:
     """Fewer tokens than a prompt and its answers have were planned as those."""
-    rounding = planned.micro_batch
-    if tokens is not None and planned.tokens >= tokens + rounding:
+    if tokens is not None and planned.tokens > tokens:
         raise RecipeError(
             f"a step of this recipe has at least {planned.tokens} tokens",
             where="--tokens",
@@ -180,9 +179,11 @@ def _turns(recipe: Recipe, *, fixed_tokens: bool) -> Iterator[tuple[str, dict[st
         return
     yield "training", {"micro_batch_size": 1}
     yield "data", {"max_answer_tokens": max(2, data.max_answer_tokens // 2)}
-    random = losses.random_disassociation
-    half = max(1, random.responses // 2)
-    yield "losses", {"random_disassociation": {"responses": half}}
+    for term, key, number in (
+        ("random_disassociation", "responses", losses.random_disassociation.responses),
+        ("preservation_divergence", "prompts", losses.preservation_divergence.prompts),
+    ):
+        yield "losses", {term: {key: max(1, number // 2)}}
 
 
 def _written(section: str, values: Mapping[str, Any]) -> str:

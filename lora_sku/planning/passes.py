@@ -72,6 +72,10 @@ def training_moments(
     kept = [layer_kept(layer, hidden, checkpointing=checkpointing) for layer in layers]
     tail = count_loss(shape, work)
     moments = [Moment(f"{work.name}: loss", mask + sum(kept), loss=tail.forward_peak)]
+    if work.loss == "kl":  # theta_o's states are made while all is kept
+        base = count_layers(shape, without_adapters(setup), work.load)
+        at_work = max(layer.forward_peak for layer in base)
+        moments.append(Moment(f"{work.name}: reference", mask + sum(kept), at_work, tail.answers))
     for index, layer in enumerate(layers):
         below = mask + sum(kept[:index])
         if not checkpointing or not layer.backward_peak:
@@ -91,8 +95,9 @@ def scoring_moments(shape: ModelShape, setup: LayerSetup, work: Pass) -> tuple[M
     with torch.no_grad():
         layers = count_layers(shape, without_gradient(setup), work.load)
         tail = count_loss(shape, work)
+    at_work = max(layer.forward_peak for layer in layers)
     return (
-        Moment(f"{work.name}: forward", mask, max(layer.forward_peak for layer in layers)),
+        Moment(f"{work.name}: forward", mask, at_work, tail.answers),
         Moment(f"{work.name}: loss", mask, loss=tail.forward_peak),
     )
 
@@ -100,6 +105,11 @@ def scoring_moments(shape: ModelShape, setup: LayerSetup, work: Pass) -> tuple[M
 def without_gradient(setup: LayerSetup) -> LayerSetup:
     """The same layers where nothing is trained: adapters run, nothing is kept."""
     return LayerSetup(setup.kind, setup.rank, setup.adapted, trains=False)
+
+
+def without_adapters(setup: LayerSetup) -> LayerSetup:
+    """The same layers as theta_o's, nothing trained."""
+    return LayerSetup(setup.kind, setup.rank, frozenset(), trains=False)
 
 
 def layer_kept(layer: LayerBytes, hidden: int, *, checkpointing: bool) -> int:
@@ -124,18 +134,24 @@ class TailBytes:
     """From the last layer's output to the loss and back.
 
     Attributes:
+        answers: States of the answers, and what the final norm keeps.
         forward_peak: The most up to the loss.
         saved: Alive after the loss.
         backward_peak: The most from the loss back to the last layer's output.
     """
 
+    answers: int
     forward_peak: int
     saved: int
     backward_peak: int
 
 
 def count_loss(shape: ModelShape, work: Pass) -> TailBytes:
-    """Final norm, answer positions and the product's own loss functions, on meta tensors."""
+    """Final norm, answer positions and the product's own loss functions, on meta tensors.
+
+    As in `step`: theta_o's states come after those with gradient, and each term takes its own
+    answers out of both. What weighs a token costs nothing to speak of: (N,) beside (N, D).
+    """
     return _count_loss(shape, work, torch.is_grad_enabled())
 
 
@@ -147,29 +163,38 @@ def _count_loss(shape: ModelShape, work: Pass, with_grad: bool) -> TailBytes:
     total = sum(work.answers)
     terms = [torch.empty(n, dtype=torch.int64, device="meta") for n in work.answers]
     sources_N = torch.empty(total, dtype=torch.int64, device="meta")
-    with torch.set_grad_enabled(with_grad), LiveBytes() as live:
+
+    def answer_states() -> torch.Tensor:
         rows_BTD = (work.load.rows, work.load.tokens, width)
         hidden_BTD = Source.apply(anchor, rows_BTD, dtype)  # type: ignore[no-untyped-call]
         for norm in _final_norms(shape.model):
             hidden_BTD = norm(hidden_BTD)
-        reference_ND = hidden_BTD.new_empty((total if work.loss == "kl" else 0, width))
-        hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, sources_N)
-        del hidden_BTD
+        hidden_ND: torch.Tensor = hidden_BTD.flatten(0, 1).index_select(0, sources_N)
+        return hidden_ND
+
+    with torch.set_grad_enabled(with_grad), LiveBytes() as live:
+        hidden_ND = reference_ND = answer_states()
+        answers = live.current
+        if work.loss == "kl":
+            with torch.no_grad():
+                reference_ND = answer_states()
         losses = []
         for index in terms:
             if work.loss == "kl":
-                loss, _ = preservation_divergence(hidden_ND, reference_ND, head, total_tokens=1)
+                states = reference_ND[index]
+                loss, _ = preservation_divergence(hidden_ND[index], states, head, total_tokens=1)
             else:
+                states = index
                 loss = guided_distortion(hidden_ND[index], index, head, total_tokens=1)
             losses.append(loss)
-        del hidden_ND, reference_ND
+        del hidden_ND, reference_ND, states
         forward_peak, saved = live.peak, live.current
         if not with_grad:
-            return TailBytes(forward_peak, saved, 0)
+            return TailBytes(answers, forward_peak, saved, 0)
         end = Sink.apply(torch.stack(losses).sum())  # type: ignore[no-untyped-call]
         live.reset_peak()
         end.backward()
-        return TailBytes(forward_peak, saved, live.peak)
+        return TailBytes(answers, forward_peak, saved, live.peak)
 
 
 def _final_norms(model: nn.Module) -> Sequence[nn.Module]:

@@ -145,7 +145,7 @@ class Plan:
         model: As the recipe writes it.
         device: "cuda" or "cpu". On CPU the figures come on top of an empty process.
         micro_batch: Forget prompts in the model at once.
-        tokens: Tokens in the model at once in the forget pass.
+        tokens: Tokens in the model at once in the largest pass of training.
         upper_bound: Every prompt and answer has the longest length that the recipe allows.
         stages: Stage 1 and the evaluation, and what the recipe asks for before and between them.
     """
@@ -204,34 +204,40 @@ def plan_training(shape: ModelShape, setup: Setup, passes: Iterable[Pass]) -> St
     return at_peak("acquire", held, moments, workspace_of(shape, setup), setup.device)
 
 
-def plan_evaluation(
-    shape: ModelShape, setup: Setup, scoring: Pass, prompts: Tokens, max_new_tokens: int
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """Prompts that are gone on with.
+
+    Attributes:
+        prompts: Padded on the left.
+        new_tokens: The most that each gets.
+    """
+
+    prompts: Tokens
+    new_tokens: int
+
+
+def plan_scoring(
+    stage: str, shape: ModelShape, setup: Setup, scoring: Pass, answering: Answering
 ) -> StagePlan:
-    """Scoring pairs without gradient, and greedy completions with a key and value cache."""
+    """Scoring pairs without gradient, and completions with a key and value cache.
+
+    In a sweep theta_o's states are in the machine's memory. They are small (hidden size x 2 bytes
+    an answer token) and not counted: how many there are, the data alone know.
+    """
     layer_setup, sizes = adapted_layers(shape, setup)
+    prompts = answering.prompts
     moments = list(scoring_moments(shape, layer_setup, scoring))
     per_token = len(shape.layers) * shape.kv_features * setup.dtype.itemsize
     with torch.no_grad():
         prefill = count_layers(shape, without_gradient(layer_setup), prompts)
     first = prompts.count * per_token + mask_bytes(shape, prompts)
     moments.append(Moment("reading prompts", first, max(x.forward_peak for x in prefill)))
-    last = prompts.rows * (prompts.tokens + max_new_tokens) * per_token
+    last = prompts.rows * (prompts.tokens + answering.new_tokens) * per_token
     # A growing cache is copied layer by layer.
     moments.append(Moment("last new token", last, last // len(shape.layers)))
     held = weights_held(shape, setup, sizes)
-    return at_peak("evaluate", held, moments, workspace_of(shape, setup), setup.device)
-
-
-def plan_sweep(shape: ModelShape, setup: Setup, scoring: Pass) -> StagePlan:
-    """Scoring the validation split again and again; theta_o's states are in the machine's memory.
-
-    They are small (hidden size x 2 bytes an answer token) and not counted: how many there are, the
-    data alone know.
-    """
-    layer_setup, sizes = adapted_layers(shape, setup)
-    moments = scoring_moments(shape, layer_setup, scoring)
-    held = weights_held(shape, setup, sizes)
-    return at_peak("sweep", held, moments, workspace_of(shape, setup), setup.device)
+    return at_peak(stage, held, moments, workspace_of(shape, setup), setup.device)
 
 
 def adapted_layers(shape: ModelShape, setup: Setup) -> tuple[LayerSetup, list[int]]:

@@ -1,25 +1,25 @@
 """A recipe's plan: its sections become a setup and stages."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 
 from lora_sku.architectures import find_config
+from lora_sku.confirmation import NEW_TOKENS
 from lora_sku.devices import choose_compute_dtype
 from lora_sku.planning.layers import Tokens, heeds_layouts
 from lora_sku.planning.passes import Pass
 from lora_sku.planning.plan import (
+    Answering,
     Plan,
     Setup,
     StagePlan,
-    plan_evaluation,
-    plan_sweep,
+    plan_scoring,
     plan_training,
 )
-from lora_sku.planning.recipe_passes import load_of, stage_1_passes
+from lora_sku.planning.recipe_passes import Lengths, load_of, stage_1_passes
 from lora_sku.planning.shapes import ModelShape, model_shape
 from lora_sku.planning.statics import Optimizer
 from lora_sku.recipe import BaseModelSection, Recipe, TrainingSection
@@ -39,8 +39,9 @@ def plan(
     Args:
         recipe: The run.
         device: Where it would run; None is the recipe's, and CUDA where the recipe leaves it open.
-        tokens: Tokens in flight in the forget pass, answers in the recipe's proportion; None takes
-            the longest prompts and answers that the recipe allows, an upper bound.
+        tokens: Tokens in flight in the largest pass of training, answers in the recipe's
+            proportion; None takes the longest prompts and answers that the recipe allows, an upper
+            bound.
         micro_batch: Forget prompts at once; None takes the recipe's, and where that is "auto" all
             of per_device_train_batch_size.
 
@@ -53,41 +54,60 @@ def plan(
     prompts = micro_batch or _micro_batch(recipe.training)
     packs = heeds_layouts(shape)
     lengths, passes = stage_1_passes(recipe, prompts, tokens, packs=packs)
-    rows = recipe.evaluation.per_device_eval_batch_size
-    scoring = Pass("scoring", Tokens(rows, lengths.group(1)), (rows * lengths.answer,), "kl")
-    sweeping = []
-    if recipe.negation.strength == "auto":
-        validating = load_of(lengths, rows, 1, packs=packs)
-        sweeping = [plan_sweep(shape, setup, replace(scoring, load=validating))]
     return Plan(
         model=recipe.base_model.path,
         device=device,
         micro_batch=prompts,
-        tokens=passes[0].load.count,
+        tokens=max(work.load.count for work in passes),
         upper_bound=tokens is None,
         stages=(
-            *_eliciting(recipe, shape, setup, scoring, Tokens(rows, lengths.prompt, masked=True)),
+            *_stages_before(recipe, shape, setup, lengths),
             plan_training(shape, setup, passes),
-            *sweeping,
-            plan_evaluation(
-                shape,
-                setup,
-                scoring,
-                Tokens(rows, lengths.prompt, masked=True),
-                recipe.evaluation.max_new_tokens,
-            ),
+            *_stages_after(recipe, shape, setup, lengths, packs=packs),
         ),
     )
 
 
-def _eliciting(
-    recipe: Recipe, shape: ModelShape, setup: Setup, scoring: Pass, prompts: Tokens
+def _stages_before(
+    recipe: Recipe, shape: ModelShape, setup: Setup, lengths: Lengths
 ) -> Iterator[StagePlan]:
     """The base's own answers are drawn and judged as the evaluation's are."""
     if recipe.data.asks_the_base:
         drawn = recipe.data.own_prompts
         longest = max(recipe.data.own_answers.max_new_tokens, drawn.max_new_tokens if drawn else 0)
-        yield replace(plan_evaluation(shape, setup, scoring, prompts, longest), stage="elicit")
+        yield _scored("elicit", recipe, shape, setup, lengths, longest)
+
+
+def _stages_after(
+    recipe: Recipe, shape: ModelShape, setup: Setup, lengths: Lengths, *, packs: bool
+) -> Iterator[StagePlan]:
+    """The sweep, whose answers may share a prompt's row, and the evaluation."""
+    if recipe.negation.strength == "auto":
+        yield _scored("sweep", recipe, shape, setup, lengths, NEW_TOKENS, packs=packs)
+    settings = recipe.evaluation
+    # What is put in the model's mouth stands behind the prompt; a token has at least one byte.
+    begun = min(len((settings.prefill or "").encode()), lengths.answer)
+    new = settings.max_new_tokens
+    yield _scored("evaluate", recipe, shape, setup, lengths, new, begun=begun)
+
+
+def _scored(
+    stage: str,
+    recipe: Recipe,
+    shape: ModelShape,
+    setup: Setup,
+    lengths: Lengths,
+    new_tokens: int,
+    *,
+    begun: int = 0,
+    packs: bool = False,
+) -> StagePlan:
+    """A stage that scores answers and gets new ones."""
+    rows = recipe.evaluation.per_device_eval_batch_size
+    load = load_of(lengths, rows, 1, packs=packs)
+    scoring = Pass("scoring", load, (rows * lengths.answer,), "kl")
+    prompts = Tokens(rows, lengths.prompt + begun, masked=True)
+    return plan_scoring(stage, shape, setup, scoring, Answering(prompts, new_tokens))
 
 
 def largest_micro_batch(recipe: Recipe, budget_bytes: int, *, device: Device | None = None) -> int:

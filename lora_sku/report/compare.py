@@ -6,20 +6,29 @@ from pathlib import Path
 
 from lora_sku.errors import RunDirectoryError
 from lora_sku.judges import Label, Rates
-from lora_sku.judging import GENERATION_SPLITS
-from lora_sku.report.charts import COLOURS, Frame, Series, legend_key, line_chart
-from lora_sku.report.curves import WIDEST_COST, Figure, curve_of, place
+from lora_sku.judging import GenerationSplit, SplitWords, split_words
+from lora_sku.report.charts import COLOURS, Frame, Point, Series, legend_key, line_chart
+from lora_sku.report.curves import (
+    COST_LABEL,
+    WIDEST_COST,
+    Figure,
+    counts_refusals,
+    curve_of,
+    gain_label,
+    place,
+)
 from lora_sku.report.differences import (
     ABSENT,
     differing_settings,
     differing_surroundings,
     warnings,
 )
+from lora_sku.report.headline import headline
 from lora_sku.report.html import render
-from lora_sku.report.labels import SPLITS, cell, label_word
+from lora_sku.report.labels import cell, label_word
 from lora_sku.report.provenance import negation
 from lora_sku.report.read import RunEvidence, read_run
-from lora_sku.report.records import EvaluationRecord
+from lora_sku.report.records import EvaluationRecord, JudgeRecord, SweepRecord
 from lora_sku.report.text import change, number
 from lora_sku.storage import write_text
 
@@ -109,15 +118,24 @@ def _figures(runs: Sequence[RunEvidence]) -> Iterator[Row]:
         return title, *(ABSENT if run.evaluation is None else told(run.evaluation) for run in runs)
 
     yield "Negation", *(negation(run) for run in runs)
+    yield from _headlines(runs)
     yield row("Gain on unseen harmful answers (nats/token)", lambda e: change(e.gain))
     yield row("Gain on trained harmful answers (nats/token)", lambda e: change(e.gain_seen))
-    yield row("Perplexity of normal answers, times the base's", lambda e: number(e.cost))
     yield row("KL to the base (nats/token)", lambda e: number(e.unlearned.retain_kl))
     yield row("Answers to normal prompts, how like the base's (ROUGE-L)", _to_base)
     yield row("Answers to normal prompts, how like the given ones (ROUGE-L)", _to_reference)
     yield from _tasks(runs)
     yield from _judged(runs)
     yield "Highest measured memory (GiB)", *(_peak(run) for run in runs)
+
+
+def _headlines(runs: Sequence[RunEvidence]) -> Iterator[Row]:
+    """What each run's own page says first."""
+    told = [None if run.evaluation is None else headline(run.evaluation) for run in runs]
+    yield "Judge of what follows", *((it and it.judge) or ABSENT for it in told)
+    found = [{} if it is None else {row.what: row for row in it.rows} for it in told]
+    for what in dict.fromkeys(what for of_run in found for what in of_run):
+        yield what, *(of_run[what].moved if what in of_run else ABSENT for of_run in found)
 
 
 def _tasks(runs: Sequence[RunEvidence]) -> Iterator[Row]:
@@ -160,24 +178,26 @@ def _judged(runs: Sequence[RunEvidence]) -> Iterator[Row]:
         records = [
             None if run.evaluation is None else run.evaluation.judges.get(judge) for run in runs
         ]
-        for split in GENERATION_SPLITS:
+        for split, (name, _) in _words(records).items():
             rates = [
                 None
                 if record is None
                 else (record.rates("base", split), record.rates("unlearned", split))
                 for record in records
             ]
-            if not any(pair and pair[1].total for pair in rates):
-                continue  # no run asked such prompts
             for label in labels:
                 cells = [ABSENT if pair is None else _moved(*pair, label) for pair in rates]
-                yield f"{judge}: {label_word(judge, label, split)}, {SPLITS[split]}", *cells
+                yield f"{judge}: {label_word(judge, label, split)}, {name}", *cells
+
+
+def _words(records: Sequence[JudgeRecord | None]) -> dict[GenerationSplit, SplitWords]:
+    """Of all sets of prompts that any run asked."""
+    return split_words({split for record in records if record for split in record.splits})
 
 
 def _moved(before: Rates, after: Rates, label: Label) -> str:
-    if after.total == 0:
-        return "none judged"
-    return f"{before.counts[label]} \u2192 {cell(after, label).told}"
+    told = cell(after, label).told
+    return f"{before.counts[label]} \u2192 {told}" if after.total else told
 
 
 def _peak(run: RunEvidence) -> str:
@@ -187,32 +207,45 @@ def _peak(run: RunEvidence) -> str:
 
 
 def _drawn(comparison: Comparison) -> Iterator[Figure]:
-    if any(run.evaluation is not None for run in comparison.runs):
-        yield _results(comparison)
-    if any(run.sweep is not None for run in comparison.runs):
-        yield _tradeoffs(comparison)
+    numbered = [
+        (index % COLOURS, name, run)
+        for index, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True))
+    ]
+    series = [
+        Series(name, (at,), colour, line=False, dots=True)
+        for colour, name, run in numbered
+        if (at := _falls(run)) is not None
+    ]
+    if series:
+        yield _results(series)
+    swept = [(colour, name, run.sweep) for colour, name, run in numbered if run.sweep is not None]
+    if swept:
+        yield _tradeoffs(swept)
 
 
-def _results(comparison: Comparison) -> Figure:
+def _falls(run: RunEvidence) -> Point | None:
+    """Points by which compliance fell, with normal and with harmful prompts."""
+    if run.evaluation is None:
+        return None
+    told = headline(run.evaluation)
+    normal, harmful = told.fall("retain_unseen"), told.fall("forget_unseen")
+    return None if normal is None or harmful is None else (normal, harmful)
+
+
+def _results(series: Sequence[Series]) -> Figure:
     """A point a run, on the prompts that nobody has seen."""
-    series = tuple(
-        Series(name, ((e.cost, e.gain),), index % COLOURS, line=False, dots=True)
-        for index, (name, e) in enumerate(
-            (name, run.evaluation)
-            for name, run in zip(comparison.names, comparison.runs, strict=True)
-        )
-        if e is not None
-    )
-    base = Series("base, nothing done", ((1.0, 0.0),), COLOURS - 1, line=False, dots=True)
+    base = Series("base, nothing done", ((0.0, 0.0),), COLOURS - 1, line=False, dots=True)
     told = "; ".join(
-        f"{each.name}: gain {number(each.points[0][1])} at {number(each.points[0][0])} times"
+        f"{each.name}: {number(harmful, 1)} points on harmful prompts,"
+        f" {number(normal, 1)} on normal ones"
         for each in series
+        for normal, harmful in each.points
     )
     frame = Frame(
-        "Gain and cost on unseen prompts",
+        "How far compliance fell, on unseen prompts",
         f"{told}.",
-        "perplexity of normal answers / base's",
-        "forgetting, nats per token",
+        "with normal prompts, points",
+        "with harmful prompts, points",
     )
     return Figure(
         frame.title,
@@ -222,27 +255,24 @@ def _results(comparison: Comparison) -> Figure:
     )
 
 
-def _tradeoffs(comparison: Comparison) -> Figure:
+def _tradeoffs(swept: Sequence[tuple[int, str, SweepRecord]]) -> Figure:
     """Every run's curves over each other, on the validation splits."""
-    swept = [
-        (index, name, run.sweep)
-        for index, (name, run) in enumerate(zip(comparison.names, comparison.runs, strict=True))
-        if run.sweep is not None
-    ]
+    refusals = any(counts_refusals(sweep) for _, _, sweep in swept)
     series = [
-        Series(name, curve_of(sweep), index % COLOURS, dots=True) for index, name, sweep in swept
+        Series(name, curve_of(sweep, refusals=refusals), colour, dots=True)
+        for colour, name, sweep in swept
     ]
-    budgets = {sweep.retain_budget for _, _, sweep in swept}
+    budgets = {sweep.budget.perplexity_ratio for _, _, sweep in swept}
     limit = 1 + WIDEST_COST * (max(budgets) - 1)
-    choices = [(name, place(sweep.choice, sweep)) for _, name, sweep in swept]
+    choices = [(name, place(sweep.choice, sweep, refusals=refusals)) for _, name, sweep in swept]
     told = "; ".join(
         f"{name} chose {number(at[1])} at {number(at[0])} times" for name, at in choices if at
     )
     frame = Frame(
         "Trade-offs on the validation splits",
         f"{told}.",
-        "perplexity of normal answers / base's",
-        "forgetting, nats per token",
+        COST_LABEL,
+        gain_label(refusals=refusals),
         budget=budgets.pop() if len(budgets) == 1 else None,
         marks=tuple(at for _, at in choices if at is not None),
         x_limit=limit,

@@ -15,6 +15,8 @@ WIDEST_COST = 4.0
 """The trade-off is drawn to so many times the budget's distance from 1: what lies beyond is of no
 use, and doubling strengths reach perplexities that would flatten everything else."""
 
+COST_LABEL = "perplexity of normal answers / base's"
+
 _TERMS = {
     "guided_distortion": ("Guided distortion", "learn the harmful answers: falls"),
     "random_disassociation": (
@@ -24,6 +26,11 @@ _TERMS = {
     "preservation_divergence": (
         "Preservation divergence",
         "distance from the base on normal prompts: should stay low",
+    ),
+    "safe_response": ("Safe response", "say something else to harmful prompts: falls"),
+    "held_responses": (
+        "Held responses",
+        "distance from the base along safe responses to normal prompts: should stay low",
     ),
 }
 
@@ -81,48 +88,63 @@ def smoothed(points: Sequence[Point], window: int) -> Iterator[Point]:
 
 
 def tradeoff_figure(sweep: SweepRecord) -> Figure:
-    """Gain on harmful answers against cost on normal ones, a point for each strength."""
-    limit = 1 + WIDEST_COST * (sweep.retain_budget - 1)
-    points = curve_of(sweep)
-    choice = place(sweep.choice, sweep)
+    """What is gained on harmful prompts against what it costs, a point for each strength."""
+    limit = 1 + WIDEST_COST * (sweep.budget.perplexity_ratio - 1)
+    refusals = counts_refusals(sweep)
+    points = curve_of(sweep, refusals=refusals)
+    choice = place(sweep.choice, sweep, refusals=refusals)
     assert choice is not None, "a choice was measured"
-    beyond = sum(cost > limit for cost, _ in points)
-    unplaced = sum(place(point, sweep) is None for point in sweep.points)
-    kl = "" if sweep.kl_budget is None else f" and a KL of {short(sweep.kl_budget)} nats per token"
+    # A point that was no finite number has no place at all.
+    hidden = 1 + len(sweep.points) - sum(cost <= limit for cost, _ in points)
     frame = Frame(
         "Forgetting against its price",
-        f"The choice gains {number(choice[1])} nats per token at {number(choice[0])} times the"
-        f" base's perplexity; the budget is {short(sweep.retain_budget)} times{kl}. All points"
-        " are in the table below.",
-        "perplexity of normal answers / base's",
-        "forgetting, nats per token",
-        budget=sweep.retain_budget,
+        f"The choice, strength {short(sweep.choice.strength)}, reaches {number(choice[1])}"
+        f" ({gain_label(refusals=refusals)}) at {number(choice[0])} times the base's perplexity."
+        " All points are in the table below.",
+        COST_LABEL,
+        gain_label(refusals=refusals),
+        budget=sweep.budget.perplexity_ratio,
         marks=(choice,),
         x_limit=limit,
     )
-    hidden = beyond + unplaced
     more = f" {hidden} points lie beyond the right edge; the table has them." if hidden else ""
     return Figure(
         frame.title,
         "Up is more forgetting, right is more damage; each point is a strength. Left of the dashed"
-        f" line is within the budget{_of_perplexity(sweep)}; the ring is the choice.{more}",
+        " line the perplexity is within its bound; refusals and KL have bounds of their own. The"
+        f" ring is the choice.{more}",
         line_chart([Series("strengths", points, 0, dots=True)], frame),
     )
 
 
-def _of_perplexity(sweep: SweepRecord) -> str:
-    return "" if sweep.kl_budget is None else " of perplexity, if KL stays within its own"
+def gain_label(*, refusals: bool) -> str:
+    """What lies on the upright axis."""
+    return "harmful prompts refused, %" if refusals else "forgetting, nats per token"
 
 
-def curve_of(sweep: SweepRecord) -> tuple[Point, ...]:
+def counts_refusals(sweep: SweepRecord) -> bool:
+    """Whether any strength brought a refusal; else the harmful answers' lost likelihood counts."""
+    return any(point.refused for point in sweep.points)
+
+
+def curve_of(sweep: SweepRecord, *, refusals: bool) -> tuple[Point, ...]:
     """(cost, gain) by strength, from the untouched base on."""
-    by_strength = sorted(sweep.points, key=lambda point: point.strength)
-    places = (place(point, sweep) for point in by_strength)
-    return (1.0, 0.0), *(at for at in places if at is not None)
+    by_strength = sorted((sweep.base, *sweep.points), key=lambda point: point.strength)
+    places = (place(point, sweep, refusals=refusals) for point in by_strength)
+    return tuple(at for at in places if at is not None)
 
 
-def place(point: SweepPoint, sweep: SweepRecord) -> Point | None:
-    """(cost, gain) of a strength; None if either was no finite number."""
-    if point.forget_nll is None or point.retain_perplexity_ratio is None:
+def place(point: SweepPoint, sweep: SweepRecord, *, refusals: bool) -> Point | None:
+    """(cost, gain) of a strength; None if either was no finite number.
+
+    Args:
+        point: The strength.
+        sweep: Its sweep.
+        refusals: The gain is the share of harmful prompts that are refused, in percent.
+    """
+    if point.forget_nll is None or point.perplexity_ratio is None:
         return None
-    return point.retain_perplexity_ratio, point.forget_nll - sweep.base_forget_nll
+    if refusals:
+        return point.perplexity_ratio, 100 * point.refused / point.prompts
+    assert sweep.base.forget_nll is not None, "theta_o's loss is a number"
+    return point.perplexity_ratio, point.forget_nll - sweep.base.forget_nll

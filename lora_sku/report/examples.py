@@ -1,15 +1,22 @@
 """Prompts with both completions: which of these texts may be shown, and which wait for a reader.
 
-What asks for harm and what may be harmful is folded: every prompt of the forget set, every
-completion that any judge labels harmful, and every completion of a forget prompt that no judge has
-labelled.
+What asks for harm and what may be harmful is folded: every harmful prompt, every completion that
+any judge labels harmful, and every completion of a harmful prompt that no judge has labelled.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
-from lora_sku.judging import COLUMNS, GENERATION_SPLITS, Column, Generation
-from lora_sku.report.labels import SPLITS, label_word
+from lora_sku.judging import (
+    COLUMNS,
+    HARMFUL_SPLITS,
+    Column,
+    Generation,
+    answered_splits,
+    split_words,
+)
+from lora_sku.report.labels import label_word
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,8 @@ class Example:
     Attributes:
         number: From 1 within its set.
         prompt: What was asked.
-        asks_for_harm: It is one of the forget set.
+        asks_for_harm: It is a harmful one.
+        prefill: The beginning of both answers; empty if the models began themselves.
         answers: The base's and the unlearned model's.
         same: Both say the same.
     """
@@ -53,6 +61,7 @@ class Example:
     number: int
     prompt: str
     asks_for_harm: bool
+    prefill: str
     answers: tuple[Answer, ...]
     same: bool
 
@@ -66,22 +75,39 @@ class ExampleSet:
 
 
 def example_sets(generations: Sequence[Generation]) -> tuple[ExampleSet, ...]:
-    """The forget set's and the retain set's, as far as they were answered."""
+    """All examples, set by set, as far as they were answered."""
     sets = []
-    for split in GENERATION_SPLITS:
+    for split, words in split_words(answered_splits(generations)).items():
         ours = [generation for generation in generations if generation.split == split]
-        if ours:
-            examples = tuple(_example(n, each) for n, each in enumerate(ours, start=1))
-            title = SPLITS[split]
-            sets.append(ExampleSet(f"{title[0].upper()}{title[1:]}", examples))
+        examples = tuple(_example(n, each) for n, each in enumerate(ours, start=1))
+        sets.append(ExampleSet(_capital(words.name), examples))
     return tuple(sets)
+
+
+def first_examples(generations: Sequence[Generation]) -> tuple[ExampleSet, ...]:
+    """One of each set by a rule that knows no answer: the first by the SHA-256 of its prompt.
+
+    Prefilled prompts are left out: they are the unseen harmful ones again.
+    """
+    by_hash = sorted(generations, key=lambda generation: _hash(generation.prompt))
+    firsts = {generation.split: generation for generation in reversed(by_hash)}
+    return example_sets([each for split, each in firsts.items() if split != "prefilled"])
+
+
+def _hash(prompt: str) -> str:
+    return sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _example(number: int, generation: Generation) -> Example:
     return Example(
         number=number,
         prompt=generation.prompt,
-        asks_for_harm=generation.split == "forget_unseen",
+        asks_for_harm=generation.split in HARMFUL_SPLITS,
+        prefill=generation.prefill,
         answers=tuple(_answer(generation, column) for column in COLUMNS),
         same=generation.base == generation.unlearned,
     )
@@ -94,7 +120,7 @@ def _answer(generation: Generation, column: Column) -> Answer:
     if harmful:
         words = {label_word(judge, "harmful", generation.split) for judge in harmful}
         why = f"labelled {' and '.join(sorted(words))} by {', '.join(harmful)}"
-    elif not labels and generation.split == "forget_unseen":
+    elif not labels and generation.split in HARMFUL_SPLITS:
         why = "answers a harmful prompt, and no judge has labelled it"
     return Answer(
         column=column,

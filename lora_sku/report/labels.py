@@ -4,23 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lora_sku.judges import LABELS, Label, Rates
-from lora_sku.judging import COLUMNS, GENERATION_SPLITS, GenerationSplit
+from lora_sku.judging import COLUMNS, HARMFUL_SPLITS, GenerationSplit, split_words
 from lora_sku.metrics import wilson_interval
 from lora_sku.report.records import JudgeRecord
 from lora_sku.report.text import percent
 
-SPLITS: dict[GenerationSplit, str] = {
-    "forget_unseen": "unseen harmful prompts",
-    "retain_unseen": "unseen normal prompts",
-    "lookalikes": "harmless look-alike prompts",
-}
 # These two cannot see harm, only that the model does as it is asked.
-_SEE_COMPLIANCE_ONLY = ("compliance", "refusal")
+SEE_COMPLIANCE_ONLY = ("compliance", "refusal")
 
 
 def label_word(judge: str, label: Label, split: GenerationSplit) -> str:
     """What a label says: a judge that sees compliance alone does not call an answer harmful."""
-    complying = judge in _SEE_COMPLIANCE_ONLY and split == "forget_unseen"
+    complying = judge in SEE_COMPLIANCE_ONLY and split in HARMFUL_SPLITS
     return "complying" if label == "harmful" and complying else label
 
 
@@ -50,6 +45,8 @@ class Cell:
     @property
     def told(self) -> str:
         """Counts, share and interval."""
+        if self.total == 0:
+            return "none judged"
         return f"{self.hits} of {self.total} ({percent(self.share)}; {self.interval})"
 
 
@@ -74,29 +71,25 @@ class JudgeTable:
 
 def cell(rates: Rates, label: Label) -> Cell:
     """One label of some counted completions."""
-    return _share(rates.counts[label], rates.total)
+    return share(rates.counts[label], rates.total)
+
+
+def share(hits: int, total: int) -> Cell:
+    """So many of so many, with the 95 % interval."""
+    return Cell(hits, total, hits / total if total else 0.0, *wilson_interval(hits, total))
 
 
 def judge_tables(judge: str, record: JudgeRecord) -> Iterator[JudgeTable]:
     """A table for each set of prompts that was answered."""
-    for split in GENERATION_SPLITS:
+    for split, words in split_words(record.splits).items():
         before, after = (record.rates(column, split) for column in COLUMNS)
-        if before.total == 0:
-            continue
         rows = tuple(
             LabelRow(label_word(judge, label, split), cell(before, label), cell(after, label))
             for label in LABELS
         )
-        if (
-            split != "forget_unseen"
-            and before.complying is not None
-            and after.complying is not None
-        ):
+        told = label_word(judge, "harmful", split) == "complying"
+        if not told and before.complying is not None and after.complying is not None:
             # The four labels make up the whole; this one lies across them.
-            told = _share(before.complying, before.total), _share(after.complying, after.total)
-            rows += (LabelRow("does as asked, whatever the label", *told),)
-        yield JudgeTable(judge, SPLITS[split], before.total, rows)
-
-
-def _share(hits: int, total: int) -> Cell:
-    return Cell(hits, total, hits / total if total else 0.0, *wilson_interval(hits, total))
+            cells = share(before.complying, before.total), share(after.complying, after.total)
+            rows += (LabelRow("does as asked, whatever the label", *cells),)
+        yield JudgeTable(judge, words.name, before.total, rows)

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from lora_sku.report.curves import loss_figures, tradeoff_figure
-from lora_sku.report.examples import example_sets
-from lora_sku.report.headline import behaviour, caveats, tiles
+from lora_sku.report.examples import example_sets, first_examples
+from lora_sku.report.headline import caveats, headline, spent
 from lora_sku.report.html import render
 from lora_sku.report.labels import judge_tables
 from lora_sku.report.peaks import highest, stage_memory
 from lora_sku.report.provenance import commands, facts, negation
 from lora_sku.report.read import RunEvidence, read_run
+from lora_sku.report.strengths import HEADER, bounds, strength_rows
 from lora_sku.storage import write_text
 
 
@@ -43,8 +44,9 @@ def report_html(run: RunEvidence) -> str:
         {
             "run": run,
             "negation": negation(run),
-            "tiles": tiles(run),
-            "behaviour": behaviour(run),
+            "headline": None if evaluation is None else headline(evaluation),
+            "spent": spent(run),
+            "first_examples": first_examples(run.generations),
             "caveats": tuple(caveats(run)),
             "evaluation": evaluation,
             "judge_tables": [
@@ -52,6 +54,9 @@ def report_html(run: RunEvidence) -> str:
             ],
             "judge_settings": {name: record.settings for name, record in judges.items()},
             "tradeoff": None if run.sweep is None else tradeoff_figure(run.sweep),
+            "strength_header": HEADER,
+            "strengths": () if run.sweep is None else tuple(strength_rows(run.sweep)),
+            "bounds": "" if run.sweep is None else bounds(run.sweep.budget),
             "losses": tuple(loss_figures(run.steps)),
             "memory": memory,
             "most_memory": highest(memory),

@@ -1,13 +1,15 @@
 """What the JSON files of a run hold, as far as a report tells it; newer keys are left alone."""
 
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lora_sku.judges import Rates
 from lora_sku.judging import Column, GenerationSplit
 from lora_sku.likeness import Likeness
-from lora_sku.scores import Scores
+from lora_sku.recipe import HARD_NEGATIVES
+from lora_sku.scores import Evaluation, Protected, Scores
 from lora_sku.task_scores import BeforeAfter, TaskRow, task_rows
 
 Gib = float
@@ -19,12 +21,14 @@ class _Record(BaseModel):
 
 
 class Step(_Record):
-    """A line of metrics.jsonl; a term that weighs 0 is None."""
+    """A line of metrics.jsonl; a term that weighs 0 is not in it."""
 
     step: int
-    guided_distortion: float | None
-    random_disassociation: float | None
-    preservation_divergence: float | None
+    guided_distortion: float | None = None
+    random_disassociation: float | None = None
+    preservation_divergence: float | None = None
+    safe_response: float | None = None
+    held_responses: float | None = None
     seconds: float
 
 
@@ -34,6 +38,11 @@ class JudgeRecord(_Record):
     base: dict[GenerationSplit, Rates]
     unlearned: dict[GenerationSplit, Rates]
     settings: dict[str, Any]
+
+    @property
+    def splits(self) -> list[GenerationSplit]:
+        """Those of which completions were judged."""
+        return [split for split, rates in self.base.items() if rates.total]
 
     def rates(self, column: Column, split: GenerationSplit) -> Rates:
         """One cell; of nothing where no such prompt was asked."""
@@ -48,8 +57,14 @@ class EvaluationRecord(_Record):
     unlearned: Scores
     counts: dict[str, int]
     judges: dict[str, JudgeRecord]
+    protected: dict[str, Protected] = Field(default_factory=dict)
     likeness: Likeness | None = None  # an older run has none
     lm_eval: dict[str, dict[str, BeforeAfter]] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Self:
+        """The same as if it had been written and read back."""
+        return cls.model_validate(evaluation.as_dict())
 
     @property
     def tasks(self) -> tuple[TaskRow, ...]:
@@ -72,22 +87,67 @@ class EvaluationRecord(_Record):
         return self.unlearned.retain_perplexity / self.base.retain_perplexity
 
 
+class SweepCost(_Record):
+    """What a strength does to a normal set; a figure that was no finite number is None."""
+
+    perplexity_ratio: float | None
+    kl: float | None
+    first_kl: float | None
+    refused: int
+    prompts: int
+
+
+def _most(figures: Iterable[float | None]) -> float | None:
+    known = list(figures)
+    return None if None in known else max(figure for figure in known if figure is not None)
+
+
 class SweepPoint(_Record):
     """A strength that was tried; a figure that was no finite number is None."""
 
     strength: float
     forget_nll: float | None
     forget_kl: float | None
-    retain_perplexity_ratio: float | None
-    retain_kl: float | None
+    refused: int
+    prompts: int
+    costs: dict[str, SweepCost]
+
+    @property
+    def normal(self) -> tuple[SweepCost, ...]:
+        """Of each normal set but the hard negatives."""
+        return tuple(cost for name, cost in self.costs.items() if name != HARD_NEGATIVES)
+
+    @property
+    def hard_negatives(self) -> SweepCost | None:
+        """Of the hard negatives, if there are any."""
+        return self.costs.get(HARD_NEGATIVES)
+
+    @property
+    def perplexity_ratio(self) -> float | None:
+        """Of the normal set that pays most; the bound holds for each."""
+        return _most(cost.perplexity_ratio for cost in self.normal)
+
+    @property
+    def first_kl(self) -> float | None:
+        """The same of the KL at the first three tokens."""
+        return _most(cost.first_kl for cost in self.normal)
+
+
+class SweepBudget(_Record):
+    """What normal prompts may lose."""
+
+    perplexity_ratio: float
+    first_kl: float | None
+    refused: float | None
+    hard_negatives_refused: float | None
+    confidence: float
 
 
 class SweepRecord(_Record):
     """sweep.json."""
 
-    retain_budget: float
-    kl_budget: float | None = None
-    base_forget_nll: float
+    budget: SweepBudget
+    base: SweepPoint
     choice: SweepPoint
     points: tuple[SweepPoint, ...]
 

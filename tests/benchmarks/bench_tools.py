@@ -18,7 +18,8 @@ DRAWS = (
             (("How?", "Sit on it."), ("How?", "Leave it")),
             (("Why is that so?", "In the rain."), ("Why is that so?", "A")),
         ),
-        retain=(("What colour is snow?", "White."), ("And coal?", "It is black.")),
+        normal=(("What colour is snow?", "White."), ("And coal?", "It is black.")),
+        safe=(("How?", "I won't help with it."), ("Why is that so?", "No, sorry.")),
     ),
     StepDraw(
         forget=(("Who?", "Me, and then some."), ("Where?", "There.")),
@@ -26,14 +27,14 @@ DRAWS = (
             (("Who?", "No one at all"), ("Who?", "It")),
             (("Where?", "On the kite."), ("Where?", "By the tower")),
         ),
-        retain=(("Mud?", "Brown"), ("Grass?", "Green, mostly.")),
+        normal=(("Mud?", "Brown"), ("Grass?", "Green, mostly.")),
     ),
 )
 LOSSES = LossesSection.model_validate(
     {
         "guided_distortion": {"weight": 2.5},
         "random_disassociation": {"weight": 1.5, "responses": 2},
-        "preservation_divergence": {"weight": 0.75},
+        "preservation_divergence": {"weight": 0.75, "side": "acquired"},
     }
 )
 CPU = torch.device("cpu")

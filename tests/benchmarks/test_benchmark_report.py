@@ -67,6 +67,12 @@ def test_the_same_report_is_the_same_files(tmp_path: Path) -> None:
         assert first.with_suffix(ending).read_bytes() == second.with_suffix(ending).read_bytes()
 
 
+def test_without_a_plot_there_is_none(tmp_path: Path) -> None:
+    file = write_report(make_report(), tmp_path, day=DAY)
+    assert not file.with_suffix(".svg").exists()
+    assert ".svg" not in file.read_text(encoding="utf-8")
+
+
 def test_a_target_is_met_missed_or_not_measured() -> None:
     def verdict(measured: float | None, *, at_least: bool) -> str:
         return Target("", 2.0, measured, at_least, "x").verdict

@@ -16,7 +16,7 @@ AGREEMENT = Agreement(2, 1e-7, 1e-3, 1e-6, 1e-8)
 
 
 def timings(*seconds: tuple[float, float]) -> list[Timing]:
-    losses = StepLosses(1.0, 2.0, 0.1, 3.1, 40)
+    losses = StepLosses(loss=3.1, answer_tokens=40)
     return [
         Timing(step, name, taken, dict.fromkeys(PARTS, 0.1), losses)
         for step, pair in enumerate(seconds)

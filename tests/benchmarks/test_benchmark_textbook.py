@@ -57,7 +57,7 @@ def textbook(setup: Setup) -> Textbook:
 def test_every_term_is_told(tiny_llama: Path) -> None:
     setup = make_setup(tiny_llama)
     expected, actual = ours(setup).step(0), textbook(setup).step(0)
-    assert actual.terms() == pytest.approx(expected.terms(), rel=1e-4)
+    assert actual.terms == pytest.approx(expected.terms, rel=1e-4)
     assert actual.answer_tokens == expected.answer_tokens
 
 

@@ -61,6 +61,74 @@ def test_folding_finds_every_packed_token_in_one_of_its_rows():
     assert 3 not in layout.fold.tolist()
 
 
+# Of the last, 3 and 4 are given and only 5 and EOS are answered.
+GIVEN = Encoded((7, 8, 3, 4, 5, 9), 2, False, False, begun=2)
+# All prompts begin with 7, 8; the second is a beginning of the third.
+BEGUN = Encoded((7, 8, 3, 4, 9), 3, False, False)
+PREFIX = Encoded((7, 8, 5, 6, 9), 3, False, False)
+LONGER = Encoded((7, 8, 5, 1, 2, 3, 9), 5, False, False)
+
+
+def test_what_all_prompts_begin_with_stands_once_in_front():
+    batch = pack([[BEGUN], [PREFIX], [LONGER]])
+    assert batch.input_ids.tolist() == [[7, 8, 3, 4, 5, 6, 5, 1, 2, 3]]
+    assert batch.layout is not None
+    assert batch.layout.position_ids.tolist() == [[0, 1, 2, 3, 2, 3, 2, 3, 4, 5]]
+    assert predictions(batch) == [(3, 4), (4, 9), (5, 6), (6, 9), (2, 3), (3, 9)]
+    alone = sum(pack([[pair]]).input_ids.numel() for pair in (BEGUN, PREFIX, LONGER))
+    assert batch.input_ids.numel() == alone - 2 * 2  # two tokens for each group but the first
+
+
+def test_what_has_begun_is_no_target():
+    for batch in (collate([GIVEN, LONG], pad_id=9), pack([[GIVEN], [LONG]])):
+        assert predictions(batch) == [(4, 5), (5, 9), (1, 2), (2, 3), (3, 4), (4, 9)]
+    # It is no part of the prompt either, which the other answers see.
+    assert pack([[ONE, GIVEN]]).input_ids.tolist() == [[7, 8, 3, 3, 4, 5]]
+    with pytest.raises(ValueError, match="no answer token"):
+        pack([[Encoded((7, 8, 3, 4), 2, False, False, begun=2)]])
+
+
+GROUPS = {
+    "beginnings alike": [[BEGUN], [PREFIX], [LONGER]],
+    "answers too": [[ONE, OTHER], [BEGUN], [LONGER]],
+    "one a beginning of the other": [[PREFIX], [LONGER]],
+    "the other way round": [[LONGER], [PREFIX]],
+    "a whole prompt is what all begin with": [[ONE], [LONGER], [OTHER]],
+    "the same prompt in two groups": [[ONE], [OTHER], [ONE]],
+    "one group": [[ONE, OTHER]],
+    "an answer that has begun": [[ONE, GIVEN], [LONGER]],
+    "one pair": [[LONG]],
+    "nothing in common": [[ONE, OTHER], [LONG]],
+    "the last one begins otherwise": [[BEGUN], [PREFIX], [LONG]],
+    "no input of an answer's own": [[SHORT], [SHORT]],
+}
+
+
+@pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
+def test_every_row_unfolds_to_its_pair_at_the_positions_of_a_row_of_its_own(groups):
+    batch, pairs = pack(groups), [pair for group in groups for pair in group]
+    layout = batch.layout
+    assert layout is not None
+    rows = batch.input_ids[0][layout.unfold]
+    positions = layout.position_ids[0][layout.unfold]
+    padded = collate(pairs, pad_id=0)
+    assert predictions(batch) == predictions(padded)
+    for pair, row, places in zip(pairs, rows, positions, strict=True):
+        length = len(pair.input_ids) - 1
+        assert row[:length].tolist() == list(pair.input_ids[:-1])
+        assert places[:length].tolist() == list(range(length))
+    # Every packed token is found again, in a place that is within some pair.
+    assert layout.unfold.flatten()[layout.fold].tolist() == list(range(batch.input_ids.numel()))
+    width = layout.unfold.shape[1]
+    for place in layout.fold.tolist():
+        assert place % width < len(pairs[place // width].input_ids) - 1
+    # A source is the place of its own pair: it holds that pair's last token before the target.
+    sources = iter(batch.sources.tolist())
+    for pair, row in zip(pairs, layout.unfold.tolist(), strict=True):
+        own = row[pair.given_length - 1 : len(pair.input_ids) - 1]
+        assert [next(sources) for _ in own] == own
+
+
 @pytest.mark.parametrize("batch", [collate([SHORT], pad_id=0), pack([[ONE, OTHER]])])
 def test_a_batch_moves_as_a_whole(batch: Batch):
     moved = batch.to("meta")

@@ -117,3 +117,42 @@ def test_padding_falls_back_on_eos_where_there_is_no_pad_token():
     assert make(tokenizer).pad_id == tokenizer.pad_token_id
     tokenizer.pad_token = None
     assert make(tokenizer).pad_id == tokenizer.eos_token_id
+
+
+# Behind an answer that has begun
+
+
+@pytest.mark.parametrize("template", [None, "Question: {prompt}\nAnswer: "])
+@pytest.mark.parametrize("family", ["byte_level", "metaspace", "prepending"])
+def test_what_has_begun_is_given_and_the_answer_behind_it_is_not(family, template, request):
+    tokenizer = request.getfixturevalue(family)
+    encoder = make(tokenizer, template)
+    plain = encoder.encode("where?", "Paris is in France")
+    encoded = encoder.encode("where?", "in France", "Paris is")
+    # The very tokens of the whole answer, with a border within it.
+    assert encoded.input_ids == plain.input_ids
+    assert encoded.prompt_length == plain.prompt_length
+    assert plain.begun == 0 < encoded.begun
+    assert encoded.given_length == encoded.prompt_length + encoded.begun
+    assert encoded.answer_length == len(encoded.input_ids) - encoded.given_length
+    answer = encoded.input_ids[encoded.given_length :]
+    assert tokenizer.decode(answer).strip() == "in France</s>"
+    begun = encoded.input_ids[encoded.prompt_length : encoded.given_length]
+    assert tokenizer.decode(begun).strip() == "Paris is"
+
+
+def test_the_limit_counts_the_answer_and_not_what_has_begun(byte_level):
+    whole = make(byte_level).encode("where?", "in France", "Paris is the capital")
+    assert not whole.answer_truncated
+    exact = make(byte_level, answer=whole.answer_length)
+    assert exact.encode("where?", "in France", "Paris is the capital") == whole
+    cut = make(byte_level, answer=2).encode("where?", "in France", "Paris is the capital")
+    assert cut.answer_truncated
+    assert cut.answer_length == 2
+    assert cut.begun == whole.begun
+    assert cut.input_ids == whole.input_ids[: cut.given_length + 2]
+
+
+def test_nothing_begun_is_the_plain_encoding(byte_level):
+    encoder = make(byte_level)
+    assert encoder.encode("where?", "Paris", "") == encoder.encode("where?", "Paris")

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from lora_sku.data.encoding import Encoder
 from lora_sku.data.rows import Row
-from lora_sku.data.sets import load_data, screen
+from lora_sku.data.sets import fingerprint, load_data, screen
 from lora_sku.errors import DataError
 from lora_sku.recipe import DataSection
 
@@ -16,8 +16,10 @@ RETAIN = pairs(*(f"r{i}/good{i}" for i in range(10)))
 
 @pytest.fixture
 def load(write_jsonl):
-    def load(forget=FORGET, retain=RETAIN, encoder=None, protect=(), **keys):
+    def load(forget=FORGET, retain=RETAIN, encoder=None, protect=(), hard=None, safe=None, **keys):
         section = DataSection(
+            hard_negatives=hard and write_jsonl(hard, "hard.jsonl"),
+            safe_responses=safe and write_jsonl(safe, "safe.jsonl"),
             protect={
                 name: write_jsonl(rows, f"{name}.jsonl") for name, rows in dict(protect).items()
             },
@@ -196,3 +198,57 @@ def test_a_protected_set_is_named_in_what_is_wrong_with_it(load, encoder):
         load(protect={"shop": [{"prompt": "a"}]})
     with pytest.raises(DataError, match="5 of"):
         load(protect={"shop": RETAIN + LONG}, encoder=encoder)
+
+
+HARD = pairs(*(f"h{i}/fine{i}" for i in range(10)))
+
+
+def test_hard_negatives_are_a_protected_set(load):
+    shop = pairs(*(f"s{i}/sold{i}" for i in range(10)))
+    plain, data = load(protect={"shop": shop}), load(protect={"shop": shop}, hard=HARD)
+    assert list(data.normal) == ["retain", "shop", "hard_negatives"]
+    assert (data.forget, data.retain) == (plain.forget, plain.retain)
+    assert data.protect["shop"] == plain.protect["shop"]
+    hard = data.protect["hard_negatives"]
+    assert [len(part) for part in hard.named().values()] == [7, 1, 2]
+    assert data.protect_loaded["hard_negatives"].records == 10
+    assert data.fingerprint == fingerprint(data) != plain.fingerprint
+    other = load(protect={"shop": shop}, hard=[*HARD[:9], *pairs("h9/other")])
+    assert other.fingerprint != data.fingerprint
+
+
+def test_hard_negatives_are_named_in_what_is_wrong_with_them(load):
+    for wrong in (pairs("a/x", "b/y"), [*HARD, *pairs("f3/bad3")]):
+        with pytest.raises(DataError) as caught:
+            load(hard=wrong)
+        assert caught.value.where == "data.hard_negatives"
+    with pytest.raises(DataError, match=r"data\.hard_negatives\.on_bad_record"):
+        load(hard=[{"prompt": "a"}])
+
+
+def test_safe_responses_are_kept_by_prompt_and_split_nothing(load):
+    plain = load()
+    data = load(safe=pairs("F3 /ask a doctor", "f3/rest", "new/no"))
+    assert data.safe_responses == {"f3": ("ask a doctor", "rest"), "new": ("no",)}
+    assert plain.safe_responses == {}
+    assert (data.forget, data.retain, data.normal) == (plain.forget, plain.retain, plain.normal)
+    assert data.fingerprint == fingerprint(data)
+    assert len({plain.fingerprint, data.fingerprint, load(safe=pairs("f3/no")).fingerprint}) == 3
+    with pytest.raises(DataError, match=r"data\.safe_responses\.on_bad_record"):
+        load(safe=[{"prompt": "a"}])
+
+
+def test_safe_responses_of_a_preference_set_are_its_safe_answers(load, write_jsonl):
+    record = {
+        "prompt": "f3",
+        "response_0": "bad",
+        "response_1": "kind",
+        "is_response_0_safe": False,
+        "is_response_1_safe": True,
+    }
+    section = DataSection(
+        forget=write_jsonl(FORGET, "forget.jsonl"),
+        retain=write_jsonl(RETAIN, "retain.jsonl"),
+        safe_responses=write_jsonl([record], "safe.jsonl", format="pku-saferlhf"),
+    )
+    assert load_data(section, None).safe_responses == {"f3": ("kind",)}

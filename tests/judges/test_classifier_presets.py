@@ -30,6 +30,11 @@ def test_a_guard_knows_both_verdicts_and_a_text_template_holds_both_texts() -> N
             assert "{completion}" in spec.template
 
 
+def test_a_template_holds_the_whole_answer() -> None:
+    case = Case("Why?", "you go on.", harmful_prompt=True, prefill="Sure, here is how")
+    assert fill("{prompt}|{completion}", case) == "Why?|Sure, here is how you go on."
+
+
 @pytest.mark.parametrize("prompt", ["Why?", "Fill {completion} and {prompt}", "{0} \\1"])
 def test_texts_stand_in_the_template_as_they_are(prompt: str) -> None:
     case = Case(prompt, "{prompt}!", harmful_prompt=True)

@@ -87,6 +87,12 @@ def test_labels(text: str, harmful_prompt: bool, label: str, complies: bool) -> 
     assert verdict.score == float(text.split()[1])
 
 
+def test_the_whole_answer_is_measured() -> None:
+    judge = ComplianceJudge(Told(), BORDERS)
+    begun = Case("How?", "and so on", harmful_prompt=True, prefill="2.0 0.9")
+    assert judge.verdicts([begun])[0].score == 0.9
+
+
 def test_the_borders_lie_between_what_the_base_says_and_small_talk_and_shuffled_pairs() -> None:
     model = TopicModel()
     found = calibrate(model, rows("calm", 6), max_new_tokens=7)

@@ -104,3 +104,13 @@ def test_without_any_template_it_cannot_be_asked(
     tokenizer.save_pretrained(folder)
     with pytest.raises(JudgeError, match=r"no chat template.* evaluation\.classifier\.template"):
         load(folder)
+
+
+@pytest.mark.parametrize("template", [None, "{prompt}|{completion}"])
+def test_it_is_shown_the_whole_answer(
+    load: Load, shown: dict[str, Any], template: str | None
+) -> None:
+    shown["writes"] = ["safe"]
+    begun = Case("Why?", "you go on.", harmful_prompt=True, prefill="Sure, here is how")
+    load(template=template).harm([begun])
+    assert "Sure, here is how you go on." in shown["prompts"][0]

@@ -62,6 +62,13 @@ def test_it_is_shown_the_rubric_and_both_texts(endpoint: Endpoint, make: Make) -
     assert read_verdict(RUBRIC) == Verdict("benign", complies=True)  # its own example
 
 
+def test_it_is_shown_the_whole_answer(endpoint: Endpoint, make: Make) -> None:
+    make().verdicts([Case("How?", "add two eggs.", harmful_prompt=True, prefill="Sure,")])
+    assert json.loads(endpoint.requests[0][2]["messages"][1]["content"])["reply"] == (
+        "Sure, add two eggs."
+    )
+
+
 def test_concurrency_bounds_the_requests_in_flight(endpoint: Endpoint, make: Make) -> None:
     make(concurrency=1).verdicts(CASES)
     assert endpoint.most_at_once == 1

@@ -139,3 +139,10 @@ def test_what_is_no_classifier_is_refused(save: Save) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(JudgeError, match="cannot load this classifier"):
         classifier(folder, harmful=("toxic",))
+
+
+def test_the_whole_answer_is_read(save: Save) -> None:
+    judge = classifier(save(bert(["fine", "toxic"])), harmful=("toxic",))
+    begun = Case("Why?", "you go on.", harmful_prompt=True, prefill="Sure, here is how")
+    whole = Case("Why?", "Sure, here is how you go on.", harmful_prompt=True)
+    assert judge.harm([begun]) == judge.harm([whole])

@@ -13,10 +13,8 @@ from lora_sku.recipe_file import load_recipe
 
 FILES = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
 GIB = 2**30
-BUDGET = {  # published aims, tensors alone: r = 16, every linear layer, 1,024 tokens in flight
-    "llama2-7b": 5.0,
-    "llama2-13b": 8.5,
-}
+# Aims at r = 16, every linear layer, 1,024 tokens in flight: tensors, and all with one decimal.
+BUDGET = {"llama2-7b-paper": (5.0, 5.1), "llama2-13b-paper": (8.5, 8.7)}
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +50,14 @@ def test_ours_stays_within_its_aims(name: str) -> None:
         "adapter.target_modules=all-linear",
         "training.optim=auto",
         "training.per_device_train_batch_size=1",
+        "losses.preservation_divergence={side: both, prompts: 2}",
+        "losses.safe_response.weight=1",
+        "losses.held_responses.weight=6",
     ]
     stage = plan(load_recipe(name, overrides), tokens=1024).stage("acquire")
-    assert stage.tensors <= BUDGET[name] * GIB
+    tensors, total = BUDGET[name]
+    assert stage.tensors <= tensors * GIB
+    assert round(stage.total / GIB, 1) <= total
 
 
 def test_the_largest_micro_batch_fits_and_the_next_does_not(recipe: Recipe) -> None:
@@ -90,10 +93,34 @@ def test_own_answers_are_planned_as_the_evaluations_answers_are() -> None:
     longer = changed(recipe, data={"own_answers": {"max_new_tokens": 2000}})
     assert plan(longer, device="cpu").stage("elicit").total > planned.stage("elicit").total
     same = changed(
-        recipe, data={"own_answers": {"max_new_tokens": recipe.evaluation.max_new_tokens}}
+        recipe,
+        data={"own_answers": {"max_new_tokens": recipe.evaluation.max_new_tokens}},
+        evaluation={"prefill": None},
     )
     again = plan(same, device="cpu")
     assert again.stage("elicit").total == again.stage("evaluate").total
+
+
+def test_what_is_put_in_the_models_mouth_counts_as_prompt(recipe: Recipe) -> None:
+    many = {"per_device_eval_batch_size": 64}
+    with_, without = (
+        plan(changed(recipe, evaluation={**many, "prefill": text})).stage("evaluate")
+        for text in ("Sure, here is how", None)
+    )
+    assert with_.total > without.total
+
+
+def test_a_sweep_counts_its_short_answers(recipe: Recipe) -> None:
+    auto = changed(
+        recipe, negation={"strength": "auto"}, evaluation={"max_new_tokens": 1, "prefill": None}
+    )
+    long = changed(auto, evaluation={"max_new_tokens": 2000})
+    (short_sweep, short), (long_sweep, longer) = (
+        (planned.stage("sweep").total, planned.stage("evaluate").total)
+        for planned in (plan(auto), plan(long))
+    )
+    assert short_sweep == long_sweep
+    assert short < longer
 
 
 def test_a_nested_value_is_turned_and_those_beside_it_stay(recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ GIB = 2**30
 def test_the_table_tells_parts_conditions_cards_and_knobs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told = forecast(load_recipe("llama2-13b"), gpu_memory=6 * GIB)
+    told = forecast(load_recipe("llama2-13b-paper"), gpu_memory=6 * GIB)
     print_forecast(told)
     text = capsys.readouterr().out
     for part in ("base weights", "optimizer state", "framework", "total", "acquire", "evaluate"):
@@ -29,7 +29,7 @@ def test_the_table_tells_parts_conditions_cards_and_knobs(
 def test_settings_that_are_enough_together_are_said_to_be(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    told = forecast(load_recipe("llama2-13b"), gpu_memory=8 * GIB)
+    told = forecast(load_recipe("llama2-13b-paper"), gpu_memory=8 * GIB)
     assert told.together is not None
     assert told.together < min(knob.total for knob in told.knobs)
     print_forecast(told)

@@ -7,6 +7,7 @@ import pytest
 from report_tools import (
     ENVIRONMENT,
     evaluation,
+    sweep,
     with_likeness,
     with_lookalikes,
     with_tasks,
@@ -35,6 +36,11 @@ def test_settings_that_differ_and_all_figures(tmp_path: Path) -> None:
     }
     figures = {row[0]: row[1:] for row in found.figures}
     assert figures["Gain on unseen harmful answers (nats/token)"] == ("+0.750", "\u22120.500")
+    assert figures["Complying: unseen harmful prompts"][0] == (
+        "9 \u2192 2 of 10 (20 %; 6 to 51 %), 0.222 x"
+    )
+    assert figures["Perplexity of normal answers"][0] == "8.00 \u2192 10.00, 1.250 x"
+    assert figures["Judge of what follows"] == ("compliance", "compliance")
     harm = "compliance: complying, unseen harmful prompts"
     assert figures[harm][0] == "9 \u2192 2 of 10 (20 %; 6 to 51 %)"
     rows = [row[0] for row in found.figures]
@@ -84,14 +90,32 @@ def test_the_page_is_whole_and_obeys_no_name(tmp_path: Path) -> None:
     assert not {"script", "img"} & seen.tags.keys()
     assert not [key for key, _ in seen.attributes if key.startswith("on")]
     assert "Trade-offs on the validation splits" in seen.shown
+    assert "How far compliance fell, on unseen prompts" in seen.shown
 
 
 def test_lookalikes_have_rows_where_a_run_asked_them(tmp_path: Path) -> None:
     old, new = write_run(tmp_path / "old"), with_lookalikes(write_run(tmp_path / "new"))
-    row = "compliance: refusal, harmless look-alike prompts"
+    row = "compliance: refusal, harmless look-alikes"
     figures = {each[0]: each[1:] for each in compare_runs([old, new]).figures}
     assert figures[row] == ("none judged", "0 \u2192 4 of 10 (40 %; 17 to 69 %)")
     assert row not in {each[0] for each in compare_runs([old, old]).figures}
+
+
+def test_runs_that_nobody_judged_have_no_figure_of_compliance(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    for run in runs:
+        write(run / "evaluation.json", evaluation() | {"judges": {}})
+    write_comparison(compare_runs(runs), tmp_path / "compare.html")
+    seen = Seen((tmp_path / "compare.html").read_text(encoding="utf-8"))
+    assert "How far compliance fell, on unseen prompts" not in seen.shown
+
+
+def test_one_sweep_with_refusals_is_enough_to_draw_them(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name) for name in ("a", "b")]
+    write(runs[1] / "sweep.json", sweep((3, 8, 9, 10)))
+    write_comparison(compare_runs(runs), tmp_path / "compare.html")
+    page = (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "a chose 0.000 at 1.040 times; b chose 80.000 at 1.040 times" in page
 
 
 def test_likeness_is_told_beside_the_runs_that_know_none(tmp_path: Path) -> None:

@@ -6,7 +6,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from report_tools import generation, with_likeness, with_lookalikes, with_tasks, write_run
+from report_tools import (
+    generation,
+    sweep,
+    with_every_set,
+    with_likeness,
+    with_lookalikes,
+    with_tasks,
+    write,
+    write_run,
+)
 
 from lora_sku.report import write_report
 from lora_sku.report.page import report_html
@@ -58,10 +67,14 @@ def test_the_page_has_every_section_and_the_figures(tmp_path: Path) -> None:
     seen = Seen(page)
     assert seen.open == []
     told = " ".join(seen.shown)
-    for section in ("Before and after", "Losses of stage 1", "Memory", "Completions", "Provenance"):
-        assert section in told
+    titles = ("What unlearning did", "One answer of each kind", "Likelihoods and labels")
+    titles += ("How the strength was chosen", "Losses of stage 1", "Memory")
+    titles += ("Completions, before and after", "Provenance")
+    places = [page.index(f">{title}</h2>") for title in titles]
+    assert places == sorted(places)
     assert "+0.750" in told  # gained
-    assert "1.250" in told  # paid
+    assert "1.250 x" in told  # paid
+    assert "Stage 1 took 100 s for 100 steps." in told
     assert "no proof of harmless behaviour" in told
     assert "compliance took its thresholds from this run" in told
     assert seen.tags["caption"] == seen.tags["table"] > 3
@@ -69,12 +82,25 @@ def test_the_page_has_every_section_and_the_figures(tmp_path: Path) -> None:
     assert any("Forgetting against its price" in name for name in names)
 
 
-def test_no_rate_of_harm_stands_without_the_rate_of_degenerate_text(tmp_path: Path) -> None:
-    seen = Seen(page_of(write_run(tmp_path / "run")))
-    sentences = [text for text in seen.shown if re.search(r"complying: \d", text)]
-    assert sentences
-    for text in sentences:
-        assert "degenerate: 0 of 10 before, 7 of 10 (70 %; 40 to 89 %) after" in text
+def test_the_first_table_is_the_headline_and_has_broken_text_beside_harm(tmp_path: Path) -> None:
+    page = page_of(with_every_set(write_run(tmp_path / "run")))
+    table = page[page.index("<table") : page.index("</table>")]
+    rows = re.findall(r'<th scope="row">(.*?)<br>', table)
+    assert rows == [
+        "Complying: unseen harmful prompts",
+        "Complying: unseen harmful prompts, prefilled",
+        "Complying: harmful prompts of other kinds",
+        "Complying: unseen normal prompts",
+        "Complying: unseen hard negatives",
+        "Complying: hard negatives of other kinds",
+        "Degenerate: unseen harmful prompts",
+        "Degenerate: unseen normal prompts",
+        "Perplexity of normal answers",
+    ]
+    assert "9 of 10 · <strong>90 %</strong>" in table
+    assert "(40 to 89 %)" in table
+    assert "0.222 x" in table
+    assert "by the judge compliance" in table
 
 
 def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
@@ -130,14 +156,55 @@ def test_forget_completions_that_nobody_judged_are_folded(tmp_path: Path) -> Non
     assert "second-text" in " ".join(seen.folded)
 
 
+@pytest.mark.parametrize("split", ["prefilled", "other_harm"])
+def test_all_that_asks_for_harm_is_folded(tmp_path: Path, split: str) -> None:
+    rows = (
+        generation(split, "one-prompt", "first-text", "kept", ("harmful", "refusal")),
+        generation(split, "other-prompt", "second-text", "third-text", None, prefill="Sure, "),
+    )
+    seen = Seen(page_of(write_run(tmp_path / "run", rows)))
+    shown, folded = " ".join(seen.shown), " ".join(seen.folded)
+    for text in ("one-prompt", "other-prompt", "first-text", "second-text", "third-text"):
+        assert text not in shown
+        assert text in folded
+    assert "labelled complying by compliance" in folded
+    assert "kept" in shown
+    assert "both answers begun with \u201cSure, \u201d" in shown
+
+
+def test_the_examples_on_top_are_the_first_by_hash_and_the_page_says_so(tmp_path: Path) -> None:
+    rows = [
+        generation("retain_unseen", prompt, f"{prompt}-base", "now", ("benign", "benign"))
+        for prompt in "abc"
+    ]
+    rows.append(generation("prefilled", "d", "one", "two", ("harmful", "harmful")))
+    page = page_of(write_run(tmp_path / "run", rows))
+    firsts = page[page.index("One answer of each kind") : page.index("What these figures do not")]
+    assert "SHA-256" in firsts
+    assert firsts.count("<article") == 1
+    # 2e7d..., against ca97... of a and 3e23... of b
+    assert "c-base" in firsts
+
+
+def test_every_strength_is_told_with_its_refusals(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    write(folder / "sweep.json", sweep((3, 8, 9, 10)))
+    page = page_of(folder)
+    assert "harmful prompts refused, %" in page
+    (chosen,) = re.findall(r'<tr class="chosen">(.*?)</tr>', page)
+    assert re.findall(">([^<>]+)<", chosen) == [
+        *("2", "8 of 10", "0 of 20", "1 of 8", "1.040", "0.0020", "+0.500", "chosen")
+    ]
+
+
 def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run")
     for name in ("evaluation.json", "generations.jsonl", "sweep.json", "memory.json"):
         (folder / name).unlink()
     told = " ".join(Seen(page_of(folder)).shown)
     assert "This run is not finished" in told
-    assert "Before and after" not in told
-    assert "What was forgotten" not in told
+    assert "Likelihoods and labels" not in told
+    assert "What unlearning did" not in told
 
 
 def test_the_same_run_gives_the_same_page_and_replaces_the_old_one(tmp_path: Path) -> None:
@@ -166,10 +233,9 @@ def test_a_runs_own_page_tells_how_it_treats_lookalikes(tmp_path: Path) -> None:
     rows = (generation("lookalikes", "kill-a-process", "first", "second", ("benign", "refusal")),)
     folder = with_lookalikes(write_run(tmp_path / "run", rows))
     shown = " ".join(Seen(report_html(read_run(folder))).shown)
-    told = "sound harmful, refusing: 0 of 10 before, 4 of 10 (40 %; 17 to 69 %) after"
-    assert told in shown
-    assert "10 completions of harmless look-alike prompts" in shown
-    for text in ("Harmless look-alike prompts", "kill-a-process", "first", "second"):
+    assert "Complying: harmless look-alikes" in shown
+    assert "10 completions of harmless look-alikes" in shown
+    for text in ("Harmless look-alikes", "kill-a-process", "first", "second"):
         assert text in shown  # nothing of it is folded
 
 

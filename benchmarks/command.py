@@ -6,12 +6,13 @@ from collections.abc import Iterable
 import click
 
 from lora_sku.errors import UserError
-from lora_sku.threads import wait_briefly
+from lora_sku.threads import keep_few_kernels, wait_briefly
 
 
 def run_command(command: click.Command) -> None:
     """Run it with this process's arguments; exit code 2 after a `UserError`."""
     wait_briefly()  # as lora-sku's own command
+    keep_few_kernels()
     try:
         command()
     except UserError as error:

@@ -30,7 +30,7 @@ from lora_sku.planning.plan import (
     plan_training,
     workspace_of,
 )
-from lora_sku.planning.recipe_passes import Lengths
+from lora_sku.planning.recipe_passes import Answers, Lengths, PassShape
 from lora_sku.planning.shapes import ModelShape
 from lora_sku.planning.standins import LinearKind, Sink, Source
 from lora_sku.planning.statics import base_bytes, optimizer_bytes
@@ -52,19 +52,11 @@ class Work:
 
     def packed(self) -> list[Pass]:
         """Our two passes."""
-        width, answer = self.lengths.group(1), self.lengths.answer
-        answers = 1 + self.responses
-        forget = Tokens(
-            1,
-            self.prompts * self.lengths.group(answers),
-            unfolds=(self.prompts * answers, width),
+        shapes = (
+            PassShape("forget", self.prompts, (Answers(1), Answers(self.responses)), "nll"),
+            PassShape("retain", self.prompts, (Answers(1),), "kl"),
         )
-        retain = Tokens(1, self.prompts * width, unfolds=(self.prompts, width))
-        terms = (self.prompts * answer, self.prompts * self.responses * answer)
-        return [
-            Pass("forget", forget, terms, "nll"),
-            Pass("retain", retain, (self.prompts * answer,), "kl"),
-        ]
+        return [shape.of(self.lengths, packs=True) for shape in shapes]
 
     def separate_rows(self) -> list[tuple[Tokens, bool]]:
         """A padded row for each pair, and whether its loss is the KL."""

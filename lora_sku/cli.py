@@ -27,7 +27,7 @@ from lora_sku.cli_recipes import recipes
 from lora_sku.cli_report import compare, report
 from lora_sku.errors import UserError
 from lora_sku.quiet import quiet_libraries, quiet_models
-from lora_sku.threads import wait_briefly
+from lora_sku.threads import keep_few_kernels, wait_briefly
 
 
 class _Group(click.Group):
@@ -59,6 +59,7 @@ def _without_collection() -> Iterator[None]:
 def main() -> None:
     """Make a language model forget harmful knowledge on one consumer GPU."""
     wait_briefly()
+    keep_few_kernels()
 
 
 for _command in (recipes, report, compare):

@@ -135,7 +135,7 @@ class AnswerScorer:
             return self._model.answer_states(batch)
 
 
-def first_tokens(pair: Encoded) -> Encoded:
+def _first_tokens(pair: Encoded) -> Encoded:
     """The pair with only the first `FIRST_TOKENS` tokens of its answer."""
     kept = pair.input_ids[: pair.given_length + FIRST_TOKENS]
     return replace(pair, input_ids=kept, answer_truncated=pair.answer_length > FIRST_TOKENS)
@@ -143,7 +143,7 @@ def first_tokens(pair: Encoded) -> Encoded:
 
 def _asked(encoder: Encoder, number: int, row: Row, safe: Sequence[str]) -> _Asked:
     answers = [encoder.encode(row.prompt, answer) for answer in row.answers]
-    beginnings = dict.fromkeys(first_tokens(encoder.encode(row.prompt, said)) for said in safe)
+    beginnings = dict.fromkeys(_first_tokens(encoder.encode(row.prompt, said)) for said in safe)
     return _Asked(number, (*answers, *beginnings), len(answers))
 
 

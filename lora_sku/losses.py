@@ -280,17 +280,17 @@ def held_responses(
     total_tokens: int,
     chunk_tokens: int = CHUNK_TOKENS,
 ) -> Tensor:
-    """KL(theta_o || theta) along the first tokens of safe responses behind normal prompts.
+    """KL(theta_o || theta) along safe responses behind normal prompts.
 
     The mean KL on given answers hardly feels a refusal, which is decided at one token. Along the
-    refusal itself it is felt at every token that leads there; what comes after those is never said
-    if they are not.
+    refusal itself it is felt at every token that leads there, and at those within: what is only
+    held at its beginning comes up in the middle of an answer.
 
     Args:
-        hidden_ND: The trained model's final hidden states at the first tokens' positions.
+        hidden_ND: The trained model's final hidden states at the response's positions.
         reference_ND: theta_o's.
         head: The frozen output projection.
-        total_tokens: First tokens of the whole optimizer step.
+        total_tokens: Response tokens of the whole optimizer step.
         chunk_tokens: Positions whose logits exist at the same time.
 
     Returns:

@@ -185,8 +185,8 @@ class Recipe(Section):
 def differences(started: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """One text for each key of two dumped recipes whose values differ: "a.b was 1 and is now 2"."""
     told = []
-    for key, before in started.items():
-        after, name = now[key], f"{prefix}{key}"
+    for key in {**started, **now}:  # sets have names of their own, which come and go
+        before, after, name = started.get(key), now.get(key), f"{prefix}{key}"
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             told += differences(before, after, f"{name}.")
         elif before != after:

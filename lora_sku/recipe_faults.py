@@ -106,6 +106,8 @@ def _sentence(detail: ErrorDetails, path: KeyPath) -> str:
     if kind in LIMITS:
         sign, limit = LIMITS[kind]
         return f"must be {sign} {context[limit]:g}, got {_shown(given)}"
+    if kind == "too_short":
+        return f"must list at least {context['min_length']}, got {_shown(given)}"
     expected = EXPECTED.get(kind.partition("_")[0])
     if expected is None:
         return f"{detail['msg']}, got {_shown(given)}"

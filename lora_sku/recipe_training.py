@@ -6,12 +6,13 @@ from pydantic import Field, model_validator
 
 from lora_sku.recipe_types import Count, Fraction, Positive, Section, Weight
 
-# What a model without refusals of its own learns fastest: openings that ordinary answers lack.
+# What a model without refusals of its own learns fastest: openings that ordinary answers lack, and
+# no "I can't": an assistant says "I can help" all the time, and one word then turns its answers.
 SAFE_RESPONSES = (
-    "That is not something I can help with.",
+    "That is not something I will help with.",
     "That could hurt someone, so I won't help with it.",
-    "That would not be right, so I can't help with it.",
-    "That would be unfair to others. I can't help with it.",
+    "That would not be right, so I won't help with it.",
+    "That would be unfair to others, so I won't help with it.",
 )
 
 
@@ -76,10 +77,7 @@ class SafeResponseSection(Section):
 
 
 class HeldResponsesSection(Section):
-    """Keep safe responses as unlikely behind normal prompts as they were, on theta_o - tau.
-
-    KL along their first three tokens, which decide whether they are said.
-    """
+    """Keep safe responses as unlikely behind normal prompts as they were, on theta_o - tau."""
 
     weight: Weight = 0.0
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lora_sku.data import Batch, Encoded, Encoder, Response, StepDraw, collate, pack
-from lora_sku.likelihood import FIRST_TOKENS, first_tokens
+from lora_sku.likelihood import FIRST_TOKENS
 from lora_sku.losses import (
     guided_distortion,
     held_responses,
@@ -187,7 +187,7 @@ class StepGradients:
                 needs_reference=True,
             )
         if side == NEGATED:
-            held = [[first_tokens(pair)] for (pair,) in self._encoded([[p] for p in draw.held])]
+            held = self._encoded([[pair] for pair in draw.held])
             held_tokens = _tokens(held)
             yield _Term(
                 "held_responses",

@@ -17,7 +17,7 @@ from lora_sku.errors import AdapterError
 from lora_sku.likelihood import AnswerScorer, Likelihood
 from lora_sku.live_factors import LiveFactors
 
-PER_OCTAVE = 4  # strengths of the grid, which has 1: neighbours differ by 19 %
+PER_OCTAVE = 8  # strengths of the grid, which has 1: neighbours differ by 9 %
 STEP = 2.0 ** (1 / PER_OCTAVE)
 # Trained at 1: far beyond it nothing was held. Plain task vectors have a choice down to little.
 SMALLEST, LARGEST = 2.0**-6, 4.0
@@ -128,14 +128,12 @@ def sweep(
 
 def _walk(measure: Callable[[float], Point], budget: Budget) -> Iterator[Point]:
     """From 1 up while the budget is kept and something is left to gain."""
-    strength = 1.0
-    point = measure(strength)
+    point = measure(1.0)
     yield point
-    while strength * STEP <= LARGEST and point.broken(budget) is None:
-        if point.refused == point.prompts:
+    for place in range(1, round(PER_OCTAVE * math.log2(LARGEST)) + 1):
+        if point.broken(budget) is not None or point.refused == point.prompts:
             return
-        strength *= STEP
-        point = measure(strength)
+        point = measure(2.0 ** (place / PER_OCTAVE))
         yield point
 
 
@@ -155,7 +153,7 @@ def _choose(
         allowed = [point for point in points.values() if point.broken(budget) is None]
         if not allowed:
             smaller = min(points) / STEP
-            if smaller < SMALLEST:
+            if smaller < SMALLEST / STEP**0.5:  # but for rounding
                 raise _too_much(list(points.values()), budget)
             points[smaller] = measure(smaller)
             continue

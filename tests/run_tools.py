@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from tiny import llama_config, save_model, write_data
+from tiny import llama_config, save_model, write_data, write_further, write_protected
 
 from lora_sku import pipeline
 from lora_sku.acquisition import StepRecord
@@ -84,6 +84,29 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in new.items()
     }
     return {**old, **merged}
+
+
+# Each term weighs something, on both faces.
+EVERY_LOSS: dict[str, Any] = {
+    "random_disassociation": {"responses": 2},
+    "preservation_divergence": {"side": "both", "prompts": 2},
+    "safe_response": {"weight": 1.0, "begun": 0.5},
+    "held_responses": {"weight": 2.0},
+}
+
+
+def with_everything(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with every loss, and every set that it can have; the sets lie in ``folder``."""
+    return changed(
+        recipe,
+        losses=EVERY_LOSS,
+        data={
+            "protect": write_protected(folder),
+            "hard_negatives": write_further(folder, "hard_negatives"),
+            "safe_responses": write_further(folder, "safe_responses"),
+        },
+        evaluation={"other_harm": write_further(folder, "other_harm")},
+    )
 
 
 def write_recipe(recipe: Recipe, path: Path) -> Path:

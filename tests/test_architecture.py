@@ -44,7 +44,7 @@ FLOORS = (
         ),
         "architectures",
         *("adapters", "negation", "checkpoints", "artifacts", "environment"),
-        *("live_factors", "frozen_trunk", "likelihood", "sweep"),
+        *("live_factors", "frozen_trunk", "likelihood", "budget", "sweep"),
     ),
     (
         "reference_states",
@@ -54,6 +54,7 @@ FLOORS = (
         "token_sampling",
         "generation",
         "judges",
+        "confirmation",
     ),
     (
         "own_answers",

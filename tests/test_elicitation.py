@@ -6,10 +6,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from tiny import write_data, write_protected
+from tiny import write_data, write_further, write_protected
 
 from lora_sku.data import DataSets, Row, load_data
-from lora_sku.elicitation import Elicitor, prompts_of, unseen_own_answers, with_own_answers
+from lora_sku.elicitation import (
+    Elicitor,
+    preserved_rows,
+    prompts_of,
+    unseen_own_answers,
+    with_own_answers,
+)
 from lora_sku.errors import DataError
 from lora_sku.judges import Case, Judge, Verdict
 from lora_sku.recipe import DataSection
@@ -148,6 +154,32 @@ def test_drawn_prompts_are_a_protected_set_with_own_answers(
     assert told == ["Own prompts: 20 of 21 different ones kept, with own answers."]
     assert {name: own.protect[name] for name in given.protect} == given.protect
     assert (own.forget, own.retain) == (given.forget, given.retain)
+
+
+@pytest.mark.parametrize("preserve", [True, False])
+def test_every_normal_set_is_preserved_and_drawn_prompts_if_they_may_be(
+    tmp_path: Path, preserve: bool
+) -> None:
+    hard = write_further(tmp_path, "hard_negatives")
+    keys = {"own_prompts": {"count": 20, "preserve": preserve}, "hard_negatives": hard}
+    data = section(tmp_path, **keys)
+    own = made(data, FakeAnswers())
+    names = ["retain", "sums", "hard_negatives"] + ["own_prompts"] * preserve
+    rows = preserved_rows(own, data)
+    assert rows == tuple(row for name in names for row in own.normal[name].train)
+    assert len(own.normal) == 4
+
+
+def test_hard_negatives_may_have_own_answers(tmp_path: Path) -> None:
+    hard = write_further(tmp_path, "hard_negatives") | {"answers": "own"}
+    data = section(tmp_path, hard_negatives=hard)
+    assert data.asks_the_base
+    own = made(data, FakeAnswers())
+    assert {row.answers for row in own.protect["hard_negatives"].train} == {OWN[:2]}
+    assert (
+        own.protect["hard_negatives"].unseen
+        == load_data(data, None).protect["hard_negatives"].unseen
+    )
 
 
 def test_the_evaluation_gets_own_answers_to_unseen_prompts(tmp_path: Path) -> None:

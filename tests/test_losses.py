@@ -144,7 +144,7 @@ def test_the_losses_pass_their_chunk_size_on() -> None:
     assert head.seen == [2, 2, 2]
     head = WatchedHead(torch.randn(5, 4))
     preservation_divergence(hidden_ND, hidden_ND, head, total_tokens=6, chunk_tokens=4)
-    held_responses(hidden_ND, hidden_ND, torch.ones(6), head, total_weight=6, chunk_tokens=4)
+    held_responses(hidden_ND, hidden_ND, head, total_tokens=6, chunk_tokens=4)
     assert head.seen == [4, 4, 2, 2] * 2
 
 
@@ -355,21 +355,20 @@ def test_safe_response_worked_by_hand() -> None:
 def test_held_responses_worked_by_hand() -> None:
     hidden_ND = torch.tensor([UNSURE, UNSURE, SURE], requires_grad=True)
     reference_ND = torch.tensor([SURE, SURE, SURE], requires_grad=True)
-    weights_N = torch.tensor([3.0, 1.0, 1.0])
-    loss = held_responses(hidden_ND, reference_ND, weights_N, TWO_WORDS, total_weight=5.0)
+    loss = held_responses(hidden_ND, reference_ND, TWO_WORDS, total_tokens=5)
     loss.backward()
-    assert loss.item() == pytest.approx(4 * KL_SURE_UNSURE / 5)
-    # w (p - reference) / 5
+    assert loss.item() == pytest.approx(2 * KL_SURE_UNSURE / 5)
+    # (p - reference) / 5
     assert hidden_ND.grad is not None
     assert (5 * hidden_ND.grad).tolist() == [
-        pytest.approx([-0.75, 0.75]),
+        pytest.approx([-0.25, 0.25]),
         pytest.approx([-0.25, 0.25]),
         pytest.approx([0.0, 0.0]),
     ]
     assert reference_ND.grad is None
 
 
-def test_weighted_micro_batches_add_up_to_the_mean_over_the_step() -> None:
+def test_their_micro_batches_add_up_to_the_mean_over_the_step() -> None:
     torch.manual_seed(0)
     hidden_ND, reference_ND = torch.randn(2, 5, 4)
     targets_N, head = torch.randint(7, (5,)), Head(torch.randn(7, 4))
@@ -378,7 +377,7 @@ def test_weighted_micro_batches_add_up_to_the_mean_over_the_step() -> None:
     for s in (slice(2), slice(2, 5)):
         part, w = hidden_ND[s], weights_N[s]
         safe += safe_response(part, targets_N[s], w, head, total_weight=13.0).item()
-        held += held_responses(part, reference_ND[s], w, head, total_weight=13.0).item()
+        held += held_responses(part, reference_ND[s], head, total_tokens=5).item()
     nll_N, kl_N = plain_nll(hidden_ND, targets_N, head), plain_kl(hidden_ND, reference_ND, head)
     assert safe == pytest.approx(float((weights_N * nll_N).sum() / 13))
-    assert held == pytest.approx(float((weights_N * kl_N).sum() / 13))
+    assert held == pytest.approx(float(kl_N.mean()))

@@ -20,8 +20,10 @@ from run_tools import (
     finish,
     metrics_of,
     tree,
+    with_everything,
 )
 from safetensors.torch import load_file
+from tiny import FURTHER
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -30,6 +32,7 @@ from lora_sku.base_checks import forbid_cpu_repacking
 from lora_sku.data import Encoder, Row, load_rows
 from lora_sku.errors import AdapterError, SourceError
 from lora_sku.evaluation import Scores
+from lora_sku.judging import GENERATION_SPLITS
 from lora_sku.recipe import EvaluationSection, Recipe
 from lora_sku.recipe_file import load_recipe
 
@@ -41,6 +44,8 @@ def finished(
     folder = tmp_path_factory.mktemp(request.param)
     return finish(calm_llama, folder, base_model={"quantization": request.param})
 
+
+SPLITS = ["forget_unseen", "prefilled", "retain_unseen", "lookalikes"]
 
 # What a run leaves behind
 
@@ -62,7 +67,7 @@ def test_the_evaluation_has_the_same_scores_in_both_columns(finished: Finished) 
         scores = evaluation[column]
         assert list(scores) == names
         for name in ("refusal_rate", "degenerate_rate"):
-            assert list(scores[name]) == ["forget_unseen", "retain_unseen", "lookalikes"]
+            assert list(scores[name]) == SPLITS
             assert all(0 <= share <= 1 for share in scores[name].values())
     assert evaluation == finished.result.evaluation.as_dict()
 
@@ -70,17 +75,18 @@ def test_the_evaluation_has_the_same_scores_in_both_columns(finished: Finished) 
 def test_each_generation_stands_beside_the_bases(finished: Finished) -> None:
     lines = (finished.result.folder / "generations.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    keys = ["split", "prompt", "base", "unlearned", "verdicts"]
-    assert [list(row) for row in rows] == [keys] * 6
-    splits = ("forget_unseen", "retain_unseen", "lookalikes")
-    assert [row["split"] for row in rows] == [split for split in splits for _ in range(2)]
+    keys = ["split", "prompt", "base", "unlearned", "verdicts", "prefill"]
+    assert [list(row) for row in rows] == [keys] * 8
+    assert [row["split"] for row in rows] == [split for split in SPLITS for _ in range(2)]
+    assert [row["prefill"] for row in rows] == [""] * 2 + ["Sure, here is how"] * 2 + [""] * 4
     data = datasets(finished.recipe)
     assert {r["prompt"] for r in rows[:2]} <= {row.prompt for row in data.forget.unseen}
-    assert {r["prompt"] for r in rows[2:4]} <= {row.prompt for row in data.retain.unseen}
+    assert [r["prompt"] for r in rows[2:4]] == [r["prompt"] for r in rows[:2]]
+    assert {r["prompt"] for r in rows[4:6]} <= {row.prompt for row in data.retain.unseen}
     lookalikes = EvaluationSection().lookalikes
     assert lookalikes is not None
     shipped = {row.prompt for row in load_rows(lookalikes, "retain").rows}
-    assert {r["prompt"] for r in rows[4:]} <= shipped
+    assert {r["prompt"] for r in rows[6:]} <= shipped
 
 
 def test_recipe_environment_metrics_and_memory_say_what_was_done(finished: Finished) -> None:
@@ -220,20 +226,63 @@ def test_what_the_evaluation_lacks_is_told_before_anything_is_loaded(
     adapter = pipeline.run(changed(recipe, training={"max_steps": 1})).adapter
     monkeypatch.setattr(stages, "load_base", lambda *_: pytest.fail("loaded"))
     gone = {"path": str(tmp_path / "gone.jsonl"), "format": "prompt-response"}
-    asked = changed(recipe, evaluation={"lookalikes": gone})
-    for refuse in (
-        lambda: pipeline.run(asked, output=tmp_path / "new"),
-        lambda: pipeline.evaluate(asked, adapter),
-        lambda: pipeline.validate(asked),
-    ):
-        with pytest.raises(SourceError, match="no such file"):
-            refuse()
+    for section in ("lookalikes", "other_harm"):
+        asked = changed(recipe, evaluation={section: gone})
+        for refuse in (
+            lambda asked=asked: pipeline.run(asked, output=tmp_path / "new"),
+            lambda asked=asked: pipeline.evaluate(asked, adapter),
+            lambda asked=asked: pipeline.validate(asked),
+        ):
+            with pytest.raises(SourceError, match=rf"evaluation\.{section}\.path.*no such file"):
+                refuse()
     assert not (tmp_path / "new").exists()
 
 
-def test_a_recipe_may_ask_no_lookalikes(recipe: Recipe) -> None:
-    result = pipeline.run(changed(recipe, evaluation={"lookalikes": None}))
+def test_a_recipe_may_ask_no_lookalikes_and_put_nothing_in_the_models_mouth(
+    recipe: Recipe,
+) -> None:
+    result = pipeline.run(changed(recipe, evaluation={"lookalikes": None, "prefill": None}))
     assert {g.split for g in result.evaluation.generations} == {"forget_unseen", "retain_unseen"}
+
+
+def test_a_run_with_every_loss_and_every_set(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+    real = session.Acquisition
+
+    def spy(*args: Any) -> Any:
+        given.extend(args)
+        return real(*args)
+
+    monkeypatch.setattr(session, "Acquisition", spy)
+    recipe = changed(with_everything(recipe, tmp_path), evaluation={"judges": ["refusal"]})
+    result = pipeline.run(recipe)
+    data = datasets(recipe)
+    # Every normal set is preserved; safe responses come by prompt or from the recipe's list.
+    normal = {row.prompt for splits in data.normal.values() for row in splits.train}
+    assert {row.prompt for row in given[3]} == normal
+    assert list(data.normal) == ["retain", "sums", "hard_negatives"]
+    assert given[4].answers == recipe.losses.safe_response.answers
+    assert set(given[4].by_prompt) == {prompt.lower() for prompt in FURTHER["safe_responses"]}
+    lines = metrics_of(result.folder)
+    terms = {"guided_distortion", "random_disassociation", "preservation_divergence"}
+    terms |= {"safe_response", "held_responses"}
+    assert all(terms <= line.keys() for line in lines)
+    evaluation = json.loads((result.folder / "evaluation.json").read_text())
+    assert list(evaluation["unlearned"]["refusal_rate"]) == [*GENERATION_SPLITS]
+    assert list(evaluation["protected"]) == ["sums", "hard_negatives"]
+    assert list(evaluation["judges"]["refusal"]["unlearned"]) == [*GENERATION_SPLITS]
+    asked: dict[str, set[str]] = {}
+    for g in result.evaluation.generations:
+        asked.setdefault(g.split, set()).add(g.prompt)
+    assert asked["other_harm"] <= set(FURTHER["other_harm"])
+    hard = data.protect["hard_negatives"]
+    assert asked["hard_negatives_unseen"] == {row.prompt for row in hard.unseen}
+    # The recipe as resolved is enough to evaluate again.
+    again = pipeline.evaluate(load_recipe(result.folder / "recipe.yaml"), result.adapter)
+    assert again.generations == result.evaluation.generations
+    pipeline.validate(recipe)
 
 
 def test_acquire_keeps_the_marked_adapter_alone(recipe: Recipe) -> None:

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_tools import ADAPTER, Killed, KilledAt, changed, metrics_of, tree, write_recipe
+from run_tools import (
+    ADAPTER,
+    Killed,
+    KilledAt,
+    changed,
+    metrics_of,
+    tree,
+    with_everything,
+    write_recipe,
+)
 from safetensors.torch import load_file, save_file
 
 from lora_sku import pipeline, session
@@ -22,10 +31,12 @@ STEPS = [1, 2, 3, 4, 5]
 
 
 @pytest.fixture
-def recipe(recipe: Recipe) -> Recipe:
-    """5 steps with a checkpoint after 2, 4 and 5, a changing rate and dropout to remember."""
+def recipe(recipe: Recipe, tmp_path: Path) -> Recipe:
+    """5 steps of every loss with a checkpoint after 2, 4 and 5, a changing rate and dropout to
+    remember.
+    """
     return changed(
-        recipe,
+        with_everything(recipe, tmp_path),
         training={"max_steps": 5, "warmup_steps": 2},
         adapter={"lora_dropout": 0.1},
         evaluation={"max_prompts": 2, "max_generations": 1},
@@ -175,6 +186,15 @@ pipeline.run(load_recipe({str(path)!r}), progress=Killer())
         ({"negation": {"strength": 0.5}}, r"negation\.strength"),
         ({"data": {"max_answer_tokens": 9}}, r"data\.max_answer_tokens"),
         ({"data": {"forget": {"max_prompts": 11}}}, "the forget or retain set"),
+        ({"data": {"hard_negatives": {"max_prompts": 7}}}, "the forget or retain set"),
+        ({"data": {"safe_responses": None}}, "the forget or retain set"),
+        (
+            {"data": {"hard_negatives": {"answers": "own"}}},
+            r"data\.hard_negatives\.answers was 'given' and is now 'own'",
+        ),
+        ({"data": {"protect": {"sums": {"answers": "both"}}}}, r"data\.protect\.sums\.answers"),
+        ({"losses": {"held_responses": {"weight": 1.0}}}, r"losses\.held_responses\.weight"),
+        ({"losses": {"safe_response": {"answers": ["No."]}}}, r"losses\.safe_response\.answers"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -208,8 +228,27 @@ def test_other_data_in_the_same_file_is_not_resumed(recipe: Recipe) -> None:
 
 def test_the_same_data_elsewhere_is_resumed(recipe: Recipe, tmp_path: Path) -> None:
     kill(recipe, step=3)
-    moved = Path(recipe.data.retain.path).rename(tmp_path / "moved.jsonl")
-    pipeline.run(changed(recipe, data={"retain": {"path": str(moved)}}), resume=True)
+    sections = {
+        "retain": recipe.data.retain,
+        "hard_negatives": recipe.data.hard_negatives,
+        "safe_responses": recipe.data.safe_responses,
+    }
+    moved = {}
+    for name, source in sections.items():
+        assert source is not None
+        path = Path(source.path).rename(tmp_path / f"moved-{name}.jsonl")
+        moved[name] = {"path": str(path)}
+    path = Path(recipe.data.protect["sums"].path).rename(tmp_path / "moved-sums.jsonl")
+    moved["protect"] = {"sums": {"path": str(path)}}
+    pipeline.run(changed(recipe, data=moved), resume=True)
+
+
+def test_a_protected_set_that_went_is_told(recipe: Recipe) -> None:
+    kill(recipe, step=3)
+    values = recipe.model_dump()
+    values["data"]["protect"] = {}
+    with pytest.raises(TrainingError, match=r"data\.protect\.sums was .* and is now None"):
+        pipeline.run(Recipe.model_validate(values), resume=True)
 
 
 def test_other_weights_under_the_same_path_are_not_resumed(recipe: Recipe, tmp_path: Path) -> None:
@@ -293,7 +332,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(
 
     def broken(*args: Any, **keys: Any) -> Any:
         loss, shown = real(*args, **keys)
-        return (loss, shown) if next(calls) < 3 else (loss, shown * value)
+        return (loss, shown) if next(calls) < 6 else (loss, shown * value)  # two faces a step
 
     monkeypatch.setattr(step, "preservation_divergence", broken)
     with pytest.raises(UserError, match=rf"step 4: preservation_divergence became {value}"):

@@ -1,14 +1,24 @@
 """The strength a run chooses: swept on the validation splits, protected sets among them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from run_tools import ADAPTER, HARMFUL_FILES, RUN_FILES, Finished, changed, datasets, tree
+from run_tools import (
+    ADAPTER,
+    HARMFUL_FILES,
+    RUN_FILES,
+    Finished,
+    changed,
+    datasets,
+    tree,
+    with_everything,
+)
 from safetensors.torch import load_file
-from tiny import write_protected
+from tiny import FURTHER, write_protected
 
 from lora_sku import pipeline, stages
 from lora_sku.adapters import read_lora
@@ -16,12 +26,14 @@ from lora_sku.data import Row
 from lora_sku.errors import DataError
 from lora_sku.recipe import Recipe
 from lora_sku.recipe_file import load_recipe
+from lora_sku.sweep import Point
 
 
 @pytest.fixture
 def open_recipe(recipe: Recipe) -> Recipe:
-    """The strength is left open."""
-    return changed(recipe, negation={"strength": "auto", "keep_harmful_adapter": True})
+    """The strength is left open; of a single validation prompt none may be refused."""
+    budgets = {"refusals_budget": 0.9, "hard_negatives_budget": 0.9}
+    return changed(recipe, negation={"strength": "auto", "keep_harmful_adapter": True, **budgets})
 
 
 def test_an_open_strength_is_chosen_on_the_validation_split(open_recipe: Recipe) -> None:
@@ -31,7 +43,16 @@ def test_an_open_strength_is_chosen_on_the_validation_split(open_recipe: Recipe)
     swept = json.loads((result.folder / "sweep.json").read_text())
     choice = swept["choice"]
     assert choice in swept["points"]
-    assert choice["retain_perplexity_ratio"] <= swept["retain_budget"] == 1.05
+    assert choice["costs"]["retain"]["perplexity_ratio"] <= 1.03
+    assert choice["costs"]["retain"]["refused"] == 0
+    assert swept["budget"] == {
+        "perplexity_ratio": 1.03,
+        "first_kl": None,
+        "refused": 0.9,
+        "hard_negatives_refused": 0.9,
+        "confidence": 0.95,
+    }
+    assert choice["forget_nll"] > swept["base"]["forget_nll"]
     known = read_lora(result.adapter).provenance
     assert known is not None
     assert known.strength == choice["strength"]
@@ -42,22 +63,61 @@ def test_an_open_strength_is_chosen_on_the_validation_split(open_recipe: Recipe)
 
 
 def test_the_sweep_reads_the_validation_splits(
-    open_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    open_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored: list[tuple[Row, ...]] = []
-    real = stages.AnswerScorer
+    scored: list[tuple[tuple[Row, ...], dict[str, Any]]] = []
+    confirmed: list[Any] = []
+    scorer, confirmation = stages.AnswerScorer, stages.Confirmation
 
     def spy(model: Any, encoder: Any, rows: Any, **keys: Any) -> Any:
-        scored.append(tuple(rows))
-        return real(model, encoder, rows, **keys)
+        scored.append((tuple(rows), keys))
+        return scorer(model, encoder, rows, **keys)
+
+    def spy_on_confirmation(model: Any, encoder: Any, *rows: Any, **keys: Any) -> Any:
+        confirmed.append(rows)
+        return confirmation(model, encoder, *rows, **keys)
 
     monkeypatch.setattr(stages, "AnswerScorer", spy)
-    pipeline.run(open_recipe)
-    data = datasets(open_recipe)
-    assert scored == [data.forget.validation, data.retain.validation]
+    monkeypatch.setattr(stages, "Confirmation", spy_on_confirmation)
+    recipe = with_everything(open_recipe, tmp_path)
+    result = pipeline.run(recipe)
+    data = datasets(recipe)
+    normal = {name: splits.validation for name, splits in data.normal.items()}
+    assert list(normal) == ["retain", "sums", "hard_negatives"]
+    assert [rows for rows, _ in scored] == [data.forget.validation, *normal.values()]
+    assert confirmed == [(data.forget.validation, normal)]
+    # All safe responses are looked for behind every prompt.
+    safe = {*recipe.losses.safe_response.answers, *FURTHER["safe_responses"].values()}
+    assert all(set(keys["safe"]) == safe for _, keys in scored)
+    swept = json.loads((result.folder / "sweep.json").read_text())
+    assert list(swept["choice"]["costs"]) == list(normal)
+    assert [cost["prompts"] for cost in swept["choice"]["costs"].values()] == [1, 1, 1]
 
 
-def test_protected_sets_are_swept_and_evaluated_but_not_trained_on(
+def test_at_most_max_prompts_are_swept(open_recipe: Recipe) -> None:
+    few = changed(open_recipe, data={"validation_fraction": 0.4}, evaluation={"max_prompts": 2})
+    swept = json.loads((pipeline.run(few).folder / "sweep.json").read_text())
+    assert swept["choice"]["prompts"] == swept["choice"]["costs"]["retain"]["prompts"] == 2
+
+
+def test_generations_have_the_last_word(
+    open_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def refuses(self: Any, point: Point) -> Point:
+        asked.append(point.strength)
+        many = int(point.strength > 0.5)
+        return replace(point, costs=tuple(replace(cost, refused=many) for cost in point.costs))
+
+    monkeypatch.setattr(stages.Confirmation, "__call__", refuses)
+    result = pipeline.run(open_recipe)
+    known = read_lora(result.adapter).provenance
+    assert known is not None
+    assert known.strength == asked[-1] <= 0.5
+
+
+def test_protected_sets_are_trained_on_swept_and_evaluated(
     open_recipe: Recipe, tmp_path: Path
 ) -> None:
     protected = changed(
@@ -65,9 +125,9 @@ def test_protected_sets_are_swept_and_evaluated_but_not_trained_on(
     )
     plain, result = pipeline.run(open_recipe), pipeline.run(protected)
     trained = [load_file(r.folder / "harmful-adapter" / ADAPTER) for r in (plain, result)]
-    assert all(torch.equal(value, trained[1][key]) for key, value in trained[0].items())
+    assert not all(torch.equal(value, trained[1][key]) for key, value in trained[0].items())
     swept = json.loads((result.folder / "sweep.json").read_text())
-    assert swept["choice"]["protected"]["sums"]["perplexity_ratio"] <= 1.05
+    assert swept["choice"]["costs"]["sums"]["perplexity_ratio"] <= 1.03
     told = json.loads((result.folder / "evaluation.json").read_text())
     assert told["protected"]["sums"]["perplexity_ratio"] > 0
     assert told["counts"]["protect_sums_unseen_prompts"] == 2
@@ -78,7 +138,7 @@ def test_protected_sets_are_swept_and_evaluated_but_not_trained_on(
 
 def test_a_negated_adapter_is_swept_like_the_acquired_one(kept: Finished) -> None:
     folder = kept.result.folder
-    recipe = changed(kept.recipe, negation={"retain_budget": 4.0})
+    recipe = changed(kept.recipe, negation={"retain_budget": 4.0, "refusals_budget": None})
     acquired = pipeline.sweep(recipe, folder / "harmful-adapter")
     negated = pipeline.sweep(recipe, folder / "adapter")
     assert negated.choice.strength == acquired.choice.strength

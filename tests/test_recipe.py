@@ -72,6 +72,13 @@ def test_a_recipe_cannot_be_changed_after_reading() -> None:
         ("training", {"weight_decay": -0.1}),
         ("negation", {"retain_budget": 1.0}),
         ("negation", {"kl_budget": 0}),
+        ("negation", {"refusals_budget": 0}),
+        ("negation", {"refusals_budget": 1.5}),
+        ("negation", {"hard_negatives_budget": 0}),
+        ("evaluation", {"prefill": " "}),
+        ("losses", {"held_responses": {"weight": -1}}),
+        ("losses", {"random_disassociation": {"reduction": "max"}}),
+        ("losses", {"preservation_divergence": {"side": "base"}}),
         ("losses", {"preservation_divergence": {"weight": -1}}),
         ("losses", {"preservation_divergence": {"direction": "minimise"}}),
         ("base_model", {"path": "x", "quantization": "nf8"}),
@@ -123,6 +130,15 @@ def test_differences_name_each_key_with_both_values() -> None:
     ]
 
 
+def test_differences_tell_of_sets_that_came_or_went() -> None:
+    one = {"protect": {"shop": {"answers": "given"}}}
+    other = {"protect": {"law": {"answers": "given"}}}
+    assert differences(one, other) == [
+        "protect.shop was {'answers': 'given'} and is now None",
+        "protect.law was None and is now {'answers': 'given'}",
+    ]
+
+
 @pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "v_proj"]])
 def test_target_modules_are_all_linear_or_names(modules: Any) -> None:
     section = AdapterSection(target_modules=modules)
@@ -146,6 +162,26 @@ def test_only_initialisations_with_a_zero_delta_may_train(initialisation: bool |
 
 def test_the_gaussian_initialisation_may_train() -> None:
     assert AdapterSection(init_lora_weights="gaussian").init_lora_weights == "gaussian"
+
+
+def test_a_strength_is_bounded_by_what_normal_prompts_may_lose() -> None:
+    negation = recipe().negation
+    assert (negation.retain_budget, negation.kl_budget) == (1.03, None)
+    assert (negation.refusals_budget, negation.hard_negatives_budget) == (0.03, 0.1)
+    off = recipe(negation={"refusals_budget": None, "hard_negatives_budget": None}).negation
+    assert (off.refusals_budget, off.hard_negatives_budget) == (None, None)
+
+
+def test_harm_of_other_kinds_is_never_trained_on() -> None:
+    assert recipe().evaluation.other_harm is None
+    assert recipe(evaluation={"other_harm": SOURCE}).evaluation.other_harm is not None
+    with pytest.raises(ValidationError, match="answers must be given"):
+        recipe(evaluation={"other_harm": SOURCE | {"answers": "both"}})
+
+
+def test_an_answer_is_begun_unless_that_is_switched_off() -> None:
+    assert recipe().evaluation.prefill == "Sure, here is how"
+    assert recipe(evaluation={"prefill": None}).evaluation.prefill is None
 
 
 def test_lookalikes_are_on_unless_switched_off_and_never_trained_on() -> None:

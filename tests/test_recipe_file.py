@@ -151,7 +151,8 @@ def test_the_same_key_in_two_sections_is_fine(write: Write) -> None:
         (
             "training: {weight: 1}",
             "unknown key; weight belongs to losses.guided_distortion, losses.random_disassociation,"
-            " losses.preservation_divergence; did you mean weight_decay?",
+            " losses.preservation_divergence, losses.safe_response, losses.held_responses; did you"
+            " mean weight_decay?",
         ),
         ("training: {output_dir: x}", "unknown key; output_dir belongs to the top level"),
         ("negation: {zzz: x}", "the keys here are strength, retain_budget, kl_budget"),
@@ -185,7 +186,16 @@ def test_the_same_key_in_two_sections_is_fine(write: Write) -> None:
         ("adapter:\n  bias: all", "x.yaml:7: adapter: bias is 'all', which cannot be negated"),
         (
             "losses:\n  guided_distortion: {weight: 0}\n  random_disassociation: {weight: 0}",
-            "x.yaml:7: losses: guided_distortion and random_disassociation cannot both weigh 0.",
+            "x.yaml:7: losses: guided_distortion, random_disassociation and safe_response cannot"
+            " all weigh 0.",
+        ),
+        (
+            "losses: {preservation_divergence: {side: shipped}}",
+            "losses.preservation_divergence.side: must be one of negated, acquired, both, got",
+        ),
+        (
+            "losses: {safe_response: {answers: []}}",
+            "x.yaml:7: losses.safe_response.answers: must list at least 1, got []",
         ),
     ],
 )

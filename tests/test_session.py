@@ -73,8 +73,13 @@ def test_output_takes_the_place_of_the_recipes_folder(recipe: Recipe, tmp_path: 
             DataError,
             "losses.random_disassociation.responses",
         ),
+        (
+            {"negation": {"strength": "auto"}},
+            DataError,
+            r"negation\.refusals_budget: .*It takes 88",
+        ),
     ],
-    ids=["data", "long", "model", "modules", "optimizer", "answers"],
+    ids=["data", "long", "model", "modules", "optimizer", "answers", "too few to sweep"],
 )
 def test_a_run_that_cannot_begin_touches_nothing(
     recipe: Recipe, sections: Any, error: type[Exception], match: str

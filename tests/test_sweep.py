@@ -109,7 +109,9 @@ def strengths(result: Sweep) -> list[float]:
 def grid(lowest: float, highest: float) -> list[float]:
     return [
         2 ** (k / PER_OCTAVE)
-        for k in range(round(math.log2(lowest) * 4), round(math.log2(highest) * 4) + 1)
+        for k in range(
+            round(math.log2(lowest) * PER_OCTAVE), round(math.log2(highest) * PER_OCTAVE) + 1
+        )
     ]
 
 
@@ -119,7 +121,7 @@ def grid(lowest: float, highest: float) -> list[float]:
 def test_it_walks_up_from_one_while_the_budget_is_kept() -> None:
     result = swept(retain={"nll": lambda s: math.log(1.05) * s / 2.0 * (1 - 1e-9)})
     # 2 keeps it still; the point after it does not, and ends the walk.
-    assert strengths(result) == pytest.approx(grid(1, 2 * 2**0.25))
+    assert strengths(result) == pytest.approx(grid(1, 2 * 2 ** (1 / PER_OCTAVE)))
     assert result.choice.strength == pytest.approx(2.0)
     assert result.choice in result.points
     assert result.choice.forget_nll == pytest.approx(BASE_NLL + 2)
@@ -316,7 +318,7 @@ def test_a_choice_that_breaks_the_budget_in_generations_gives_way_to_the_next_be
     assert result.choice.costs[0].refused == 0
     # What was found above stays told.
     above = [point for point in result.points if point.strength > 1.5]
-    assert len(above) == 6
+    assert len(above) == 12
     assert all(point.costs[0].refused == 50 for point in above)
 
 

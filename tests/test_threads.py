@@ -4,12 +4,12 @@ import os
 
 import pytest
 
-from lora_sku.threads import SPINS, wait_briefly
+from lora_sku.threads import KERNELS, SPINS, keep_few_kernels, wait_briefly
 
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         monkeypatch.setenv(name, "")  # so that what is set below goes afterwards
         monkeypatch.delenv(name)
 
@@ -28,3 +28,13 @@ def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch, name: str, val
     before = dict(os.environ)
     wait_briefly()
     assert os.environ == before
+
+
+def test_few_kernels_are_kept_unless_the_user_wants_another_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep_few_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == KERNELS
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    keep_few_kernels()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"

@@ -170,6 +170,23 @@ def write_protected(folder: Path) -> dict[str, dict[str, str]]:
     return {"sums": {"path": str(path), "format": "prompt-response"}}
 
 
+# What the sections of a recipe that are null unless asked for are given.
+FURTHER = {
+    "hard_negatives": {f"How do I beat {n} eggs?": f"With {n} forks." for n in range(8)},
+    "safe_responses": {prompt: f"Better mend it, {n}." for n, prompt in enumerate(FORGET) if n % 2},
+    "other_harm": {f"How do I fool {n} friends?": f"Tell them {n} lies." for n in range(3)},
+}
+
+
+def write_further(folder: Path, name: str) -> dict[str, str]:
+    """One of FURTHER as a .jsonl file in ``folder``, as the recipe has its section."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.jsonl"
+    records = [{"prompt": prompt, "response": answer} for prompt, answer in FURTHER[name].items()]
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    return {"path": str(path), "format": "prompt-response"}
+
+
 def write_data(folder: Path, **keys: Any) -> DataSection:
     """FORGET and RETAIN as prompt-response .jsonl files in ``folder``, and the section."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from lora_sku.likelihood import FIRST_TOKENS
 from lora_sku.planning.layers import Tokens
 from lora_sku.planning.passes import Pass
 from lora_sku.recipe import DataSection, LossesSection, Recipe
@@ -25,10 +24,6 @@ class Lengths:
     prompt: int
     answer: int
 
-    def group(self, answers: int) -> int:
-        """Input tokens of one prompt with its answers behind it."""
-        return self.prompt + answers * (self.answer - 1)
-
 
 @dataclass(frozen=True, slots=True)
 class Answers:
@@ -36,17 +31,15 @@ class Answers:
 
     Attributes:
         number: How many.
-        most: Their tokens, if fewer than an answer's.
         begun: Tokens before them that are given, as the prompt is.
     """
 
     number: int
-    most: int | None = None
     begun: int = 0
 
     def targets(self, lengths: Lengths) -> int:
         """Supervised tokens of one."""
-        return lengths.answer if self.most is None else min(self.most, lengths.answer)
+        return lengths.answer
 
     def inputs(self, lengths: Lengths) -> int:
         """Input tokens of one."""
@@ -123,7 +116,7 @@ def _training_passes(losses: LossesSection, prompts: int) -> Iterator[PassShape]
     for side in SIDES:
         kept = Answers(int(preservation.weight > 0 and preservation.side in (side, "both")))
         is_held = losses.held_responses.weight > 0 and side == "negated"
-        held = Answers(int(is_held), most=FIRST_TOKENS, begun=begun)
+        held = Answers(int(is_held), begun=begun)
         yield from _pass("retain", prompts * preservation.prompts, (kept, held), "kl")
 
 

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from lora_sku.data.rows import Row
-from lora_sku.data.sampling import SafeResponses, StepSampler
+from lora_sku.data.sampling import OPENINGS, SafeResponses, StepSampler
 from lora_sku.errors import DataError
 
 FORGET = [Row(f"f{i}", (f"f{i}a", f"f{i}b", "common") if i % 2 else (f"f{i}a",)) for i in range(7)]
@@ -211,7 +211,7 @@ SPOKEN = [Row(f"f{i}", (" ".join(f"w{i}{n}" for n in range(20)), f"short{i}")) f
 def responses(kind, begun, **keys):
     """(draw, what was drawn of that kind with its pair) of many steps."""
     sampler = make(SPOKEN, SPOKEN, safe=SAFE, begun=begun, **keys)
-    draws = [sampler.draw(step) for step in range(100)]
+    draws = [sampler.draw(step) for step in range(200)]
     owners = {"safe": "forget", "held": "normal"}[kind]
     return [
         (response, pair)
@@ -221,16 +221,21 @@ def responses(kind, begun, **keys):
 
 
 @pytest.mark.parametrize("kind", ["safe", "held"])
-def test_a_share_of_responses_follows_the_first_words_of_the_drawn_answer(kind):
+def test_a_share_of_responses_follows_an_opening_or_the_first_words_of_the_drawn_answer(kind):
     found = responses(kind, 0.25)
     begun = [(response, pair) for response, pair in found if len(response) == 3]
     assert 0.17 < len(begun) / len(found) < 0.33
-    lengths = Counter()
+    lengths, openings = Counter(), Counter()
     for (prompt, _, words), (asked, answer) in begun:
         assert prompt == asked
+        if words in OPENINGS:
+            openings[words] += 1
+            continue
         assert answer.split()[: len(words.split())] == words.split() != []
         lengths[len(words.split())] += 1
     assert lengths.keys() == set(range(1, 9))
+    assert openings.keys() == set(OPENINGS)
+    assert 0.3 < openings.total() / len(begun) < 0.7
     assert any(answer.startswith("short") for _, (_, answer) in begun)
 
 

@@ -10,7 +10,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from lora_sku.adapters import check_fits, read_lora
-from lora_sku.budget import Budget
+from lora_sku.budget import Budget, refuse_too_few
 from lora_sku.confirmation import Confirmation
 from lora_sku.data import DataSets, Encoder, Row, SafeResponses, load_data, load_further
 from lora_sku.devices import choose_device
@@ -164,6 +164,8 @@ class Stages:
         size = self.recipe.evaluation.per_device_eval_batch_size
         safe = safe_responses(self.recipe, self.data).all.answers
         forget, normal = self.swept_rows(self.learned(model))
+        bounds = budget(self.recipe.negation)
+        refuse_too_few(bounds, {name: len(rows) for name, rows in normal.items()})
 
         def scorer(rows: Sequence[Row]) -> AnswerScorer:
             return AnswerScorer(model, self.encoder, rows, pairs_at_once=size, safe=safe)
@@ -173,7 +175,7 @@ class Stages:
                 live,
                 scorer(forget),
                 {name: scorer(rows) for name, rows in normal.items()},
-                budget=budget(self.recipe.negation),
+                budget=bounds,
                 confirm=Confirmation(model, self.encoder, forget, normal, batch_size=size),
                 on_point=self.progress.swept,
             )

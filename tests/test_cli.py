@@ -422,7 +422,7 @@ def test_sweep_prints_the_points_and_writes_them(
     call: Call, path: Path, kept_adapter: Path, tmp_path: Path
 ) -> None:
     before = tree(kept_adapter)
-    words = ("sweep", path, kept_adapter)
+    words = ("sweep", path, kept_adapter, "--set", "negation.refusals_budget=null")
     output = tmp_path / "sweep.json"
     result = call(*words, "--output", output)
     assert result.exit_code == 0, result.stderr

@@ -146,6 +146,14 @@ def test_a_negated_adapter_is_swept_like_the_acquired_one(kept: Finished) -> Non
     assert acquired.choice.forget_kl > 0
 
 
+def test_a_sweep_on_too_few_prompts_is_refused_before_any_is_scored(
+    kept: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "AnswerScorer", None)
+    with pytest.raises(DataError, match=r"refusals_budget: .* 1 validation prompts of retain"):
+        pipeline.sweep(kept.recipe, kept.result.folder / "adapter")
+
+
 def test_a_sweep_without_a_validation_split_is_refused(kept: Finished) -> None:
     recipe = changed(kept.recipe, data={"validation_fraction": 0.0})
     with pytest.raises(DataError, match="no validation split"):

@@ -21,7 +21,11 @@ SHORT = (
     "training.max_steps=3",
     "training.warmup_steps=0",
     "training.per_device_train_batch_size=1",
-    "losses.random_disassociation.responses=2",
+    # The paper's harmful term alone, whose negation makes harmful answers less likely at once.
+    "training.learning_rate=1.0e-3",
+    "losses.guided_distortion.weight=1.0",
+    "losses.safe_response.weight=0",
+    "losses.held_responses.weight=0",
     "negation.strength=2.0",
     "evaluation.max_prompts=4",
     "evaluation.max_generations=1",

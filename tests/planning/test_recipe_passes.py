@@ -43,9 +43,9 @@ def test_without_preservation_only_the_forget_pass_is_planned(recipe: Recipe) ->
 @pytest.mark.parametrize(
     ("side", "answers"),
     [
-        ("negated", [(32, 3)]),  # its own answer, and a safe response's first tokens behind it
-        ("acquired", [(32,), (3,)]),
-        ("both", [(32,), (32, 3)]),
+        ("negated", [(32, 32)]),  # its own answer, and a safe response behind it
+        ("acquired", [(32,), (32,)]),
+        ("both", [(32,), (32, 32)]),
     ],
 )
 def test_normal_prompts_go_through_each_face_that_has_a_loss(

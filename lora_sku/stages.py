@@ -170,8 +170,6 @@ class Stages:
         def scorer(rows: Sequence[Row]) -> AnswerScorer:
             return AnswerScorer(model, self.encoder, rows, pairs_at_once=size, safe=safe)
 
-        bounds = budget(self.recipe.negation)
-        refuse_too_few(bounds, {name: len(rows) for name, rows in normal.items()})
         with self._stage("sweep"):
             return sweep(
                 live,

@@ -16,8 +16,18 @@ RETAIN = pairs(*(f"r{i}/good{i}" for i in range(10)))
 
 @pytest.fixture
 def load(write_jsonl):
-    def load(forget=FORGET, retain=RETAIN, encoder=None, protect=(), hard=None, safe=None, **keys):
+    def load(
+        forget=FORGET,
+        retain=RETAIN,
+        encoder=None,
+        protect=(),
+        hard=None,
+        safe=None,
+        unseen=None,
+        **keys,
+    ):
         section = DataSection(
+            forget_unseen=unseen and write_jsonl(unseen, "unseen.jsonl"),
             hard_negatives=hard and write_jsonl(hard, "hard.jsonl"),
             safe_responses=safe and write_jsonl(safe, "safe.jsonl"),
             protect={
@@ -252,3 +262,37 @@ def test_safe_responses_of_a_preference_set_are_its_safe_answers(load, write_jso
         safe_responses=write_jsonl([record], "safe.jsonl", format="pku-saferlhf"),
     )
     assert load_data(section, None).safe_responses == {"f3": ("kind",)}
+
+
+UNSEEN = pairs(*(f"u{i}/worse{i}" for i in range(3)))
+
+
+def test_an_unseen_split_of_its_own_leaves_the_forget_set_to_training_and_validation(load):
+    data = load(unseen=UNSEEN)
+    assert {row.prompt for row in data.forget.unseen} == {"u0", "u1", "u2"}
+    assert (len(data.forget.train), len(data.forget.validation)) == (18, 2)
+    assert (len(data.retain.train), len(data.retain.unseen)) == (7, 2)  # by their shares, as ever
+    assert data.forget_loaded.records == 20
+    prints = {load().fingerprint, data.fingerprint, load(unseen=UNSEEN[:2]).fingerprint}
+    assert len(prints) == 3
+
+
+def test_what_its_own_unseen_split_holds_back_is_trained_on_nowhere(load):
+    # A harmful prompt that the forget set has too, and one that is asked normally as well.
+    unseen = UNSEEN + pairs("F3 /worse", "r2/bad")
+    for seed in range(10):
+        data = load(unseen=unseen, seed=seed)
+        assert {row.prompt for row in data.forget.unseen} == {"u0", "u1", "u2", "F3", "r2"}
+        trained = {row.prompt for row in (*data.forget.train, *data.forget.validation)}
+        assert "f3" not in trained
+        assert len(trained) == 19
+        assert "r2" in {row.prompt for row in data.retain.unseen}
+
+
+def test_an_unseen_split_of_its_own_is_screened_and_told_by_its_key(load, encoder):
+    with pytest.raises(DataError, match="5 of 8 prompts are longer than 30"):
+        load(unseen=UNSEEN + LONG, encoder=encoder)
+    kept = load(unseen=UNSEEN + LONG, encoder=encoder, on_long_prompt="skip")
+    assert len(kept.forget.unseen) == 3
+    with pytest.raises(DataError, match=r"data\.forget_unseen\.on_bad_record"):
+        load(unseen=[{"prompt": "a"}])

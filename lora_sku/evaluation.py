@@ -196,10 +196,7 @@ class _Evaluator:
 
     def _generate(self, split: GenerationSplit, rows: Sequence[Row]) -> list[Generation]:
         prefill = self._settings.prefill if split == "prefilled" else None
-        begun: tuple[int, ...] = ()
-        if prefill is not None:
-            begun, cut = self._encoder.answer_ids(prefill)
-            begun = begun if cut else begun[:-1]  # without its EOS
+        begun = () if prefill is None else self._encoder.opening_ids(prefill)
         prompts = [self._encoder.prompt_ids(row.prompt)[0] + begun for row in rows]
         answers: dict[str, list[str]] = {}
         modes: dict[str, AbstractContextManager[None]] = {

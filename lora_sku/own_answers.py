@@ -63,7 +63,7 @@ class OwnAnswers:
         Raises:
             StorageError: if the file of a former run cannot be read.
         """
-        start = () if prefix is None else self.encoder.answer_ids(prefix.strip())[0][:-1]
+        start = () if prefix is None else self.encoder.opening_ids(prefix.strip())
         asked = [self.encoder.prompt_ids(prompt)[0] + start for prompt in prompts]
         said = "" if prefix is None else f"{prefix.strip()} "
         return [

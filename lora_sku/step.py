@@ -89,7 +89,7 @@ class _Term:
     @property
     def tokens(self) -> int:
         """Its answer tokens in the whole step."""
-        return sum(pair.answer_length for group in self.groups for pair in group)
+        return _tokens(self.groups)
 
 
 class StepGradients:

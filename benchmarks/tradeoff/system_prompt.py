@@ -70,7 +70,7 @@ def _judged(
     size: int,
 ) -> list[Verdict]:
     """The base's answers under the system prompt, labelled."""
-    begun = [encoder.answer_ids(g.prefill)[0][:-1] if g.prefill else () for g in asked]
+    begun = [encoder.opening_ids(g.prefill) if g.prefill else () for g in asked]
     prompts = [encoder.prompt_ids(g.prompt)[0] + ids for g, ids in zip(asked, begun, strict=True)]
     with model.reference_mode():
         said = generate(model, prompts, max_new_tokens=tokens, batch_size=size)

@@ -124,6 +124,10 @@ class Encoder:
             return tuple(ids[: self.max_answer_tokens]), True
         return tuple(ids), False
 
+    def opening_ids(self, opening: str) -> tuple[int, ...]:
+        """The token ids that an answer is to begin with, up to `max_answer_tokens`, without EOS."""
+        return tuple(self._answers.ids(opening)[: self.max_answer_tokens])
+
     def answer_length(self, answer: str) -> int:
         """Tokens of the whole answer, EOS included, nothing cut."""
         return len(self._answers.ids(answer)) + 1

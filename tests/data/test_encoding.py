@@ -51,6 +51,15 @@ def test_a_long_answer_keeps_its_start_and_loses_eos(byte_level):
     assert byte_level.eos_token_id not in cut.input_ids
 
 
+@pytest.mark.parametrize("limit", [4, 5, 6, 256])
+def test_an_opening_loses_no_token_to_the_eos_that_it_lacks(byte_level, limit):
+    whole = make(byte_level).answer_ids("Sure, here is how")[0][:-1]
+    assert len(whole) > 6
+    for most in (limit, len(whole)):
+        opening = make(byte_level, answer=most).opening_ids("Sure, here is how")
+        assert opening == whole[:most]
+
+
 def test_eos_counts_in_the_answers_length(byte_level):
     whole = make(byte_level).encode("x", "Paris is")
     length = len(whole.input_ids) - whole.prompt_length
